@@ -1,0 +1,126 @@
+"""`build_data`: from a config to everything about the data."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.archives import open_zips
+from data.datasets import Sets
+from data.digits import open_digits
+from data.folders import open_folders
+from data.loaders import EvalLoader, TrainLoader
+from data.mixing import Mixer, build_mixer
+from data.transforms import build_train_transform
+from swin.config import Config
+from swin.errors import ConfigError
+from swin.preprocess import MODES, build_eval_transform
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything about the data that training and evaluation use."""
+
+    classes: list[str]
+    train: TrainLoader | None
+    val: EvalLoader | None
+    mix: Mixer | None
+    num_workers: int  # processes behind each loader
+    notes: tuple[str, ...] = ()  # what a user should be told
+
+
+def build_data(
+    cfg: Config,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    run_dir: Path | None = None,
+    need_train: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Data:
+    """Builds the data that a config describes.
+
+    Args:
+        cfg: The config.
+        rank: This process's rank.
+        world_size: Number of ranks.
+        run_dir: Where the split of an undivided folder is remembered.
+        need_train: False to evaluate; then training data may be missing, and `train` and `mix` are None.
+        classes: The label map of a checkpoint, which then wins over the data's own.
+
+    Raises:
+        ConfigError: Keys that contradict each other or the data.
+        DataError: The data cannot be used.
+    """
+    channels = cfg.MODEL.SWIN.IN_CHANS
+    if channels not in MODES:
+        raise ConfigError(f"MODEL.SWIN.IN_CHANS is {channels}; images can be read with 1, 3 or 4 channels.")
+    sets = _open_sets(cfg, rank, world_size, run_dir, need_train, classes)
+    if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
+            "key out to use the data's."
+        )
+    num_workers = min(cfg.DATA.NUM_WORKERS, _num_cpus())
+    shared = {
+        "channels": channels,
+        "batch_size": cfg.DATA.BATCH_SIZE,
+        "rank": rank,
+        "world_size": world_size,
+        "num_workers": num_workers,
+        "pin_memory": cfg.DATA.PIN_MEMORY
+        and cfg.DEVICE.split(":")[0] in ("auto", "cuda")
+        and torch.cuda.is_available(),
+    }
+    train = None
+    if need_train and sets.train is not None:
+        train = TrainLoader(
+            sets.train,
+            transform=build_train_transform(cfg),
+            seed=cfg.SEED,
+            accumulation=max(cfg.TRAIN.ACCUMULATION_STEPS, 1),
+            **shared,
+        )
+    return Data(
+        classes=sets.classes,
+        train=train,
+        val=EvalLoader(sets.val, transform=build_eval_transform(cfg), **shared),
+        mix=build_mixer(cfg, len(sets.classes)) if need_train else None,
+        num_workers=num_workers,
+        notes=sets.notes,
+    )
+
+
+def _open_sets(
+    cfg: Config, rank: int, world_size: int, run_dir: Path | None, need_train: bool, classes: Sequence[str] | None
+) -> Sets:
+    if cfg.DATA.DATASET == "digits":
+        return open_digits(classes=classes)
+    if not cfg.DATA.DATA_PATH:
+        raise ConfigError("DATA.DATA_PATH is empty. Set it, or pass --data-path, to the folder with the images.")
+    root = Path(cfg.DATA.DATA_PATH)
+    if cfg.DATA.ZIP_MODE:
+        return open_zips(
+            root,
+            cache_mode=cfg.DATA.CACHE_MODE,
+            rank=rank,
+            world_size=world_size,
+            need_train=need_train,
+            classes=classes,
+        )
+    return open_folders(
+        root,
+        val_split=cfg.DATA.VAL_SPLIT,
+        seed=cfg.SEED,
+        run_dir=run_dir,
+        is_main=rank == 0,
+        need_train=need_train,
+        classes=classes,
+    )
+
+
+def _num_cpus() -> int:
+    """Returns the CPUs this process may run on; more workers than that only take turns."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,42 @@
+"""The embedded data set: scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, no download.
+
+Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.datasets import ArrayImages, Sets
+from data.splits import stratified_split
+from swin.errors import DataError
+
+NUM_TEST = 360
+_SPLIT_SEED = 0  # not the run's: all runs, whatever their seed, are tested on the same images
+
+
+def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
+    """Opens the digits, 360 of them for testing; classes "0" to "9".
+
+    Args:
+        classes: A label map that has to agree, such as a checkpoint's.
+
+    Raises:
+        DataError: It does not agree.
+    """
+    from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not wait for
+
+    digits = load_digits()
+    own_classes = [str(digit) for digit in range(10)]
+    if classes is not None and list(classes) != own_classes:
+        raise DataError(
+            f"DATA.DATASET is digits, with classes 0 to 9, but the given label map is {list(classes)[:12]}."
+        )
+    images_NHW = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
+    split = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
+    train, val = (
+        ArrayImages(images_NHW[half], labels[half], (f"digits/{index:04d}" for index in half))
+        for half in (split.train, split.val)
+    )
+    return Sets(own_classes, train, val)

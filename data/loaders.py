@@ -1,0 +1,204 @@
+"""Batches for training and for evaluation."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from data.datasets import Failure, ImageDataset, Key, Source, collate
+from data.samplers import epoch_order, plan_epoch, rank_slice
+from swin.errors import DataError
+
+_GRACE_SEC = 20  # what the main process gets to finish its update and save
+Transform = Callable[[Image.Image], torch.Tensor]
+
+
+class Batch(NamedTuple):
+    """One micro-batch of one rank."""
+
+    images: torch.Tensor  # (b, C, H, W) float32, normalised
+    labels: torch.Tensor  # (b,) int64
+    num_valid: int  # b, or 0 where this rank has no sample left and the batch holds one placeholder
+    update_size: int  # samples of all ranks and micro-batches in the update that this batch belongs to
+    last_of_update: bool
+    position: int  # samples of all ranks consumed in this epoch after this micro-batch
+
+
+class _Keys:
+    """The batch sampler of a DataLoader: whatever was set last."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[list[Key]] = ()
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+class _Loader:
+    """Fetches batches of keys through any number of workers, and makes failures in them clean errors here."""
+
+    def __init__(self, dataset: ImageDataset, *, num_workers: int, pin_memory: bool) -> None:
+        self._keys = _Keys()
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=self._keys,
+            collate_fn=collate,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_process_group if num_workers else None,
+            generator=torch.Generator(),  # else each epoch would draw from the process's own generator
+        )
+
+    def fetch(self, batches: Iterable[list[Key]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields images and labels for each list of keys, in order."""
+        self._keys.batches = batches
+        try:
+            for fetched in self._loader:
+                if isinstance(fetched, Failure):
+                    raise DataError(fetched.message)
+                yield fetched
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                f"A data worker died: {str(error).splitlines()[0]} Most often memory ran out, shared memory in "
+                "containers. Lower DATA.NUM_WORKERS (0 uses none), or give the container more (--shm-size)."
+            ) from None
+
+
+def _leave_process_group(worker_id: int) -> None:
+    """Keeps Ctrl-C, and signals to the whole group, from workers: the main process stops them once all is saved.
+
+    Schedulers such as SLURM signal each process by itself, so SIGTERM ends a worker only some seconds later.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SEC) and None)
+
+
+class TrainLoader:
+    """One rank's share of the epochs' updates.
+
+    Args:
+        source: The training images.
+        transform: Image to tensor (C, H, W); may draw random numbers.
+        channels: 1, 3 or 4.
+        seed: Decides the order of each epoch and the random numbers of each sample.
+        batch_size: Samples in a micro-batch of one rank.
+        accumulation: Micro-batches in an update.
+        rank: This process's rank.
+        world_size: Number of ranks.
+        num_workers: Processes that read ahead; 0 reads in this one. The batches are the same.
+        pin_memory: Page-lock batches for faster copies to a CUDA device.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        transform: Transform,
+        channels: int,
+        seed: int,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.source = source
+        self.seed = seed
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world_size = world_size
+        dataset = ImageDataset(source, transform=transform, channels=channels, seed=seed)
+        self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.source.labels)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-self.num_samples // (self.batch_size * self.world_size * self.accumulation))
+
+    def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
+        """Yields this rank's micro-batches of an epoch, as many as every other rank's.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            position: A batch's `position` to go on from, under this or another world size.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        plan = list(
+            plan_epoch(
+                self.num_samples,
+                batch_size=self.batch_size,
+                world_size=self.world_size,
+                accumulation=self.accumulation,
+                position=position,
+            )
+        )
+        places = [rank_slice(micro, rank=self.rank, world_size=self.world_size) for micro in plan]
+        order = self._order(epoch)
+        # A rank without a sample still takes part in the update, with a placeholder that counts for nothing.
+        indices = (
+            order[place].tolist() or [int(order[micro.start])] for micro, place in zip(plan, places, strict=True)
+        )
+        keys = ([(epoch, index) for index in batch] for batch in indices)
+        for micro, place, (images, labels) in zip(plan, places, self._loader.fetch(keys), strict=True):
+            yield Batch(images, labels, place.stop - place.start, micro.update_size, micro.last_of_update, micro.stop)
+
+    def files(self, epoch: int, position: int, count: int) -> list[str]:
+        """Returns the names of the samples at `count` places of an epoch's order, all ranks', from `position` on."""
+        return [self.source.name(index) for index in self._order(epoch)[position : position + count].tolist()]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+
+
+class EvalLoader:
+    """One rank's shard, samples rank, rank + world_size, ..., in order and without padding.
+
+    Iterating yields `Batch`es in which an update is the batch and `position` counts this rank's samples.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        transform: Transform,
+        channels: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.source = source
+        self._indices = range(rank, len(source.labels), world_size)
+        self.batch_size = batch_size
+        dataset = ImageDataset(source, transform=transform, channels=channels, seed=None)
+        self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all ranks."""
+        return len(self.source.labels)
+
+    def __iter__(self) -> Iterator[Batch]:
+        starts = range(0, len(self._indices), self.batch_size)
+        keys = ([(0, index) for index in self._indices[start : start + self.batch_size]] for start in starts)
+        position = 0
+        for images, labels in self._loader.fetch(keys):
+            position += len(labels)
+            yield Batch(images, labels, len(labels), len(labels), True, position)

@@ -1,0 +1,73 @@
+"""Which sample goes where: the arithmetic of epochs, updates, micro-batches and ranks, in pure functions.
+
+An epoch's order is a permutation of all samples. Places in that order are dealt out update by update, within an update
+micro-batch by micro-batch, within a micro-batch rank by rank; nothing is dropped or repeated.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class MicroBatch(NamedTuple):
+    """One forward and backward pass of all ranks: the places [start, stop) of an epoch's order."""
+
+    start: int
+    stop: int
+    update_size: int  # samples of all ranks and micro-batches in the update it belongs to
+    last_of_update: bool
+
+
+def derive_seed(*parts: int) -> int:
+    """Mixes integers into a seed of 63 bits, the same on every machine and under every library version."""
+    packed = struct.pack(f"<{len(parts)}q", *parts)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+def seeded_random(*parts: int) -> np.random.RandomState:
+    """Returns a generator seeded from integers. RandomState, since its streams are frozen across NumPy versions."""
+    seed = derive_seed(*parts)
+    return np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32])
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns the epoch's permutation of the sample indices, int64 (num_samples,)."""
+    return seeded_random(seed, epoch).permutation(num_samples)
+
+
+def plan_epoch(
+    num_samples: int, *, batch_size: int, world_size: int, accumulation: int, position: int = 0
+) -> Iterator[MicroBatch]:
+    """Deals out the places [position, num_samples) of an epoch.
+
+    Args:
+        num_samples: Samples in the epoch.
+        batch_size: Samples a rank takes in one micro-batch.
+        world_size: Number of ranks.
+        accumulation: Micro-batches in one update.
+        position: Places already consumed, under whatever world size; the rest is laid out as if it were the epoch.
+
+    Yields:
+        Micro-batches of batch_size * world_size samples, `accumulation` of them to an update. The last update is the
+        remainder, and so is its last micro-batch.
+    """
+    micro_size = batch_size * world_size
+    update_size = micro_size * accumulation
+    for update_start in range(position, num_samples, update_size):
+        update_stop = min(update_start + update_size, num_samples)
+        for start in range(update_start, update_stop, micro_size):
+            stop = min(start + micro_size, update_stop)
+            yield MicroBatch(start, stop, update_stop - update_start, stop == update_stop)
+
+
+def rank_slice(micro: MicroBatch, *, rank: int, world_size: int) -> slice:
+    """Returns the places of a micro-batch that a rank takes: contiguous, in rank order, sizes at most one apart.
+
+    The slice is empty for the last ranks when the epoch's tail has fewer samples than there are ranks.
+    """
+    share, extra = divmod(micro.stop - micro.start, world_size)
+    start = micro.start + rank * share + min(rank, extra)
+    return slice(start, start + share + (rank < extra))

@@ -1,0 +1,112 @@
+"""Holding out a share of a data set: stratified, seeded, and remembered in the run folder."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.samplers import seeded_random
+from swin.errors import ConfigError, DataError
+
+SPLIT_FILE = "split.json"
+
+
+class Split(NamedTuple):
+    """Indices of the two halves, ascending, and what a user should be told."""
+
+    train: np.ndarray
+    val: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def stratified_split(labels: np.ndarray, *, num_val: int, seed: int) -> Split:
+    """Holds out `num_val` samples, from each class in proportion to its size.
+
+    A class of two or more keeps at least one sample on either side, which may change the total; a class of one trains.
+
+    Args:
+        labels: int64 (N,).
+        num_val: Samples to hold out.
+        seed: Decides which.
+    """
+    sizes = np.bincount(labels)
+    quotas = sizes * num_val / max(len(labels), 1)
+    counts = np.floor(quotas).astype(np.int64)
+    # The largest remainders get what rounding down left over; ties go to the first class.
+    by_remainder = np.argsort(counts - quotas, kind="stable")
+    counts[by_remainder[: num_val - counts.sum()]] += 1
+    counts = np.clip(counts, np.minimum(1, np.maximum(sizes - 1, 0)), np.maximum(sizes - 1, 0))
+    is_val = np.zeros(len(labels), dtype=bool)
+    for label, count in enumerate(counts.tolist()):
+        members = np.flatnonzero(labels == label)
+        is_val[seeded_random(seed, label).permutation(members)[:count]] = True
+    return Split(np.flatnonzero(~is_val), np.flatnonzero(is_val))
+
+
+def remembered_split(
+    names: Sequence[str], labels: np.ndarray, *, share: float, seed: int, run_dir: Path | None, is_main: bool
+) -> Split:
+    """Holds out a share, or repeats what the run folder remembers, so that a resume or evaluation uses the same images.
+
+    Args:
+        names: The files.
+        labels: Their classes, int64.
+        share: Part held out, above 0 and below 1.
+        seed: Decides which.
+        run_dir: Where the split is remembered; None for nowhere.
+        is_main: Whether this process is the one to write it.
+
+    Raises:
+        ConfigError: The remembered split has another share.
+        DataError: Files of the remembered split are gone, or it cannot be read, or nothing can be held out.
+    """
+    file = run_dir / SPLIT_FILE if run_dir else None
+    if file and file.exists():
+        return _read_split(file, names, share)
+    split = stratified_split(labels, num_val=round(share * len(labels)), seed=seed)
+    if not len(split.val):
+        raise DataError(
+            f"DATA.VAL_SPLIT is {share}, but no class has the two images it takes to train on one and hold out one."
+        )
+    if file and is_main:
+        _write_split(file, names, share, split)
+    return split
+
+
+def _write_split(file: Path, names: Sequence[str], share: float, split: Split) -> None:
+    content = {
+        "val_split": share,
+        "train": [names[index] for index in split.train],
+        "val": [names[index] for index in split.val],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".json.partial")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, file)  # other ranks see the whole file or none
+
+
+def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
+    try:
+        content = json.loads(file.read_text())
+        saved_share, halves = content["val_split"], (content["train"], content["val"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: is not a saved split ({error!r}). Remove it to split anew.") from None
+    if saved_share != share:
+        raise ConfigError(
+            f"DATA.VAL_SPLIT is {share}, but {file} was made with {saved_share}. Set it to {saved_share}, or start "
+            "another run with another TAG."
+        )
+    index_of = {name: index for index, name in enumerate(names)}
+    gone = [name for half in halves for name in half if name not in index_of]
+    if gone:
+        raise DataError(
+            f"{file}: {len(gone)} of the {sum(map(len, halves))} images of this run's split are gone, the first "
+            f"{gone[0]!r}. Bring them back, or start another run with another TAG."
+        )
+    train, val = (np.array(sorted(index_of[name] for name in half), dtype=np.int64) for half in halves)
+    num_new = len(names) - len(train) - len(val)
+    note = f"{num_new} images are newer than the split in {file} and are not used; another TAG uses them."
+    return Split(train, val, (note,) if num_new else ())

@@ -1,0 +1,200 @@
+"""Train, evaluate or time a Swin Transformer: `python main.py --cfg FILE`, or the same under torchrun."""
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data import Data, build_data
+from swin.config import Config, dump_config
+from swin.config.flags import load_command_line
+from swin.distributed import Distributed, barrier, setup_distributed, shutdown
+from swin.engine.build import build_plan, build_precision, build_setup, build_state, describe_model, describe_plan
+from swin.engine.checkpoint import find_latest, read_checkpoint
+from swin.engine.evaluate import EvalResult, evaluate
+from swin.engine.precision import Precision
+from swin.engine.state import load_strictly
+from swin.engine.step import StepTotals, train_step
+from swin.engine.throughput import measure_throughput
+from swin.engine.train import train
+from swin.errors import ConfigError, SwinError
+from swin.models import SwinTransformer, build_model
+from swin.records import Records
+from swin.weights import load_weights
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        cfg, is_dry = load_command_line(arguments)
+        dist = setup_distributed(cfg.DEVICE, cfg.DIST_TIMEOUT)
+        run_dir = Path(cfg.OUTPUT or "output") / cfg.MODEL.NAME / cfg.TAG
+        keeps_files = not (is_dry or cfg.THROUGHPUT_MODE)
+        records = Records(run_dir if keeps_files else None, is_main=dist.is_main)
+        try:
+            run(cfg, dist, records, run_dir, arguments, is_dry=is_dry)
+        except SwinError as error:
+            records.error(str(error))
+            # Each process decodes its own images, so that only one may know of a bad one.
+            if not dist.is_main and not isinstance(error, ConfigError):
+                print(f"error (process {dist.rank}): {error}", file=sys.stderr)
+            return error.exit_code
+        finally:
+            records.close()
+            shutdown()
+    except SwinError as error:
+        if os.environ.get("RANK", "0") == "0":  # every process found the same; one says it
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def run(
+    cfg: Config, dist: Distributed, records: Records, run_dir: Path, arguments: Sequence[str], *, is_dry: bool
+) -> None:
+    """Do what the config asks for: throughput, evaluation, a dry run, or training."""
+    for warning in cfg.warnings:
+        records.warning(warning)
+    precision = build_precision(cfg, dist)
+    torch.manual_seed(cfg.SEED)
+    if cfg.THROUGHPUT_MODE:
+        run_throughput(cfg, dist, records, precision)
+    elif cfg.EVAL_MODE:
+        run_evaluation(cfg, dist, records, run_dir, precision)
+    else:
+        run_training(cfg, dist, records, run_dir, precision, arguments, is_dry=is_dry)
+
+
+def make_model(cfg: Config, dist: Distributed, records: Records, num_classes: int) -> SwinTransformer:
+    """The config's model on this process's device."""
+    model = build_model(cfg, num_classes)
+    records.info(describe_model(cfg, model))
+    return model.to(dist.device)
+
+
+def run_throughput(cfg: Config, dist: Distributed, records: Records, precision: Precision) -> None:
+    """Time inference on random images of the config's size and batch."""
+    model = make_model(cfg, dist, records, cfg.MODEL.NUM_CLASSES)
+    images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=dist.device)
+    speed = measure_throughput(model, images, precision)
+    records.info(f"batch_size {len(images)} throughput {speed:.1f} images/s ({precision.name} on {dist.device})")
+
+
+def run_evaluation(cfg: Config, dist: Distributed, records: Records, run_dir: Path, precision: Precision) -> None:
+    """Evaluate the named checkpoint, strictly; nothing is chosen automatically."""
+    if not (cfg.MODEL.RESUME or cfg.MODEL.PRETRAINED):
+        raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
+    content = read_checkpoint(cfg.MODEL.RESUME) if cfg.MODEL.RESUME else {}
+    data = build_data(
+        cfg,
+        rank=dist.rank,
+        world_size=dist.world_size,
+        run_dir=run_dir,
+        need_train=False,
+        classes=content.get("classes"),
+    )
+    model = make_model(cfg, dist, records, len(data.classes))
+    if content:
+        weights, kind = (
+            (content["ema"]["model"], "averaged weights") if content.get("ema") else (content["model"], "weights")
+        )
+        load_strictly(model, weights, Path(cfg.MODEL.RESUME))
+        records.info(f"evaluating the {kind} of {cfg.MODEL.RESUME} (--resume)")
+    else:
+        records.info(f"evaluating {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
+    result = make_evaluation(model, data, precision, dist)()
+    records.info(str(result))
+    if dist.is_main:
+        (run_dir / "eval.json").write_text(json.dumps(result.fields(), indent=2) + "\n")
+
+
+def make_evaluation(
+    model: SwinTransformer, data: Data, precision: Precision, dist: Distributed
+) -> Callable[[], EvalResult]:
+    """A function that measures the model on the validation set."""
+    loader = data.val
+    assert loader is not None
+    return lambda: evaluate(model, loader, precision=precision, dist=dist, num_samples=loader.num_samples)
+
+
+def run_training(
+    cfg: Config,
+    dist: Distributed,
+    records: Records,
+    run_dir: Path,
+    precision: Precision,
+    arguments: Sequence[str],
+    *,
+    is_dry: bool,
+) -> None:
+    """Train, from a checkpoint where there is one."""
+    data = build_data(cfg, rank=dist.rank, world_size=dist.world_size, run_dir=None if is_dry else run_dir)
+    assert data.train is not None
+    for note in data.notes:
+        records.warning(note)
+    records.write_run_files(dump_config(cfg), data.classes, arguments)
+    model = make_model(cfg, dist, records, len(data.classes))
+    found = find_start(cfg, run_dir, records, is_dry=is_dry)
+    if found is None and cfg.MODEL.PRETRAINED:
+        records.info(
+            f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}"
+        )
+    state = build_state(cfg, model, precision)
+    state.epoch, state.step = cfg.TRAIN.START_EPOCH, cfg.TRAIN.START_EPOCH * data.train.updates_per_epoch
+    if found is not None:
+        path, content = found
+        check_classes(content, data.classes, path)
+        state.restore(content, path, updates_per_epoch=data.train.updates_per_epoch)
+    evaluation = make_evaluation(model, data, precision, dist) if data.val else None
+    plan = build_plan(cfg, data.train, run_dir, data.classes, evaluation, dist)
+    num_val = data.val.num_samples if data.val else 0
+    records.info(describe_plan(cfg, plan, data.train, num_val, precision, dist))
+    setup = build_setup(cfg, model, data.mix, precision, dist)
+    if is_dry:
+        totals = StepTotals(dist.device)
+        train_step(setup, state, data.train.epoch(state.epoch, 0), plan.schedule(state.step), totals)
+        records.info(f"dry run: one update, loss {float(totals.values[0] / totals.values[1]):.4f}; nothing was written")
+        return
+    if state.epoch >= plan.epochs:
+        records.info(f"all {plan.epochs} epochs are done; best accuracy {state.best:.3f}. Raise TRAIN.EPOCHS to go on.")
+        return
+    train(setup, state, data.train, plan, records)
+    records.info(f"done: best accuracy {state.best:.3f}, checkpoints in {plan.checkpoints}")
+
+
+def find_start(cfg: Config, run_dir: Path, records: Records, *, is_dry: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to continue from: the named one, else the run's own newest, else none. Says which and why."""
+    if cfg.MODEL.RESUME:
+        path = Path(cfg.MODEL.RESUME)
+        content = read_checkpoint(path)
+        records.info(f"resuming from {path}, because --resume names it")
+        return path, content
+    found = find_latest(run_dir / "checkpoints", records.warning) if cfg.TRAIN.AUTO_RESUME and not is_dry else None
+    if found is not None:
+        records.info(f"resuming from {found[0]}, the newest of this run (TRAIN.AUTO_RESUME); a new --tag starts anew")
+        if cfg.MODEL.PRETRAINED:
+            records.info(f"{cfg.MODEL.PRETRAINED} (--pretrained) is not used, since the run is resumed")
+    barrier()  # no process writes before all have read
+    return found
+
+
+def check_classes(content: dict[str, Any], classes: list[str], path: Path) -> None:
+    """Refuse to continue a run on other classes than it began with."""
+    saved = content.get("classes")
+    if saved and list(saved) != classes:
+        changed = next(pair for pair in itertools.zip_longest(saved, classes) if pair[0] != pair[1])
+        raise ConfigError(
+            f"checkpoint {path} was trained on {len(saved)} classes and the data has {len(classes)}; the first "
+            f"difference is {changed[0]!r} there, {changed[1]!r} here. Use the same data, or "
+            "--pretrained for a new run."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Sets up, trains a small Swin Transformer on real images of handwritten digits, evaluates it and predicts one image.
+# Usage: bash scripts/quickstart.sh [arguments for main.py]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/setup.sh
+
+run=output/swin_digits/quickstart
+rm -rf "$run"
+echo "== Training configs/swin_digits.yaml"
+begin=$SECONDS
+python main.py --cfg configs/swin_digits.yaml --tag quickstart "$@"
+echo "== Trained in $((SECONDS - begin)) s. Evaluating best.pth"
+python main.py --cfg configs/swin_digits.yaml --tag quickstart --eval --resume "$run/checkpoints/best.pth" "$@"
+
+echo "== Predicting one image of the test set"
+python - "$run/sample_digit.png" <<'PYTHON'
+import sys
+
+from data.datasets import digits_sample
+
+image, name = digits_sample()
+image.save(sys.argv[1])
+print(f"{sys.argv[1]} shows a {name}")
+PYTHON
+python -m tools.predict --checkpoint "$run/checkpoints/best.pth" --input "$run/sample_digit.png" --top-k 3
+
+cat <<EOT
+
+All of it is in $run. What to run next:
+  source .venv/bin/activate
+  tensorboard --logdir output                                              # the curves
+  python main.py --cfg configs/swin_flowers.yaml --data-path FOLDER        # your own images: FOLDER/{train,val}/CLASS/*.jpg
+  torchrun --nproc-per-node=8 main.py --cfg configs/swin_tiny.yaml --data-path IMAGENET
+EOT

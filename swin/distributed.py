@@ -1,0 +1,159 @@
+"""Processes, devices and the few collectives that the project uses."""
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from swin.errors import ConfigError
+
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Where this process stands.
+
+    Attributes:
+        rank: Its number among all processes.
+        world_size: How many processes there are.
+        local_rank: Its number among those of this machine.
+        device: What it computes on.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and the console."""
+        return self.rank == 0
+
+
+def select_device(device: str = "auto", *, local_rank: int = 0, world_size: int = 1) -> torch.device:
+    """Choose the device of a process.
+
+    Args:
+        device: `auto` (CUDA where present, else MPS for a single process, else CPU) or a name that torch accepts.
+        local_rank: Number of this process on its machine; picks the CUDA device unless the name holds an index.
+        world_size: Number of all processes; more than one cannot use MPS.
+
+    Raises:
+        ConfigError: If the name is unknown or the device is absent.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "mps" if mps and world_size == 1 else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"The device {device!r} is not supported: use auto, cpu, cuda, cuda:N or mps.")
+    if chosen.type == "mps" and (not mps or world_size > 1):
+        reason = "works with one process only" if mps else "is not available on this machine"
+        raise ConfigError(f"The device mps {reason}: use --device cpu or auto.")
+    if chosen.type == "cuda":
+        if not cuda:
+            raise ConfigError("The device cuda was asked for, but torch finds no CUDA GPU: use --device cpu or auto.")
+        chosen = torch.device("cuda", chosen.index if chosen.index is not None and world_size == 1 else local_rank)
+        if chosen.index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"GPU {chosen.index} was asked for, but torch finds {torch.cuda.device_count()} on this machine: "
+                "start at most that many processes (torchrun --nproc-per-node), or check CUDA_VISIBLE_DEVICES."
+            )
+    return chosen
+
+
+def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distributed:
+    """Choose the device and join the other processes, if any.
+
+    Without a launcher's variables this is a single process. Under torchrun the processes talk over NCCL on CUDA and
+    gloo on CPU.
+
+    Args:
+        device: As for `select_device`.
+        timeout_sec: Seconds after which a process that waits for the others gives up.
+
+    Raises:
+        ConfigError: If the device is absent, or only some of the launcher's variables are set.
+    """
+    if not {"RANK", "LOCAL_RANK"} & os.environ.keys():
+        return Distributed(0, 1, 0, _use(select_device(device)))
+    missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"RANK or LOCAL_RANK is set, but {', '.join(missing)} not: start through torchrun, which sets all of "
+            f"{', '.join(_LAUNCHER_VARIABLES)}, or unset them to run a single process."
+        )
+    rank, world_size, local_rank = (int(os.environ[name]) for name in _LAUNCHER_VARIABLES[:3])
+    chosen = _use(select_device(device, local_rank=local_rank, world_size=world_size))
+    if world_size > 1:
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout_sec),
+            device_id=chosen if chosen.type == "cuda" else None,
+        )
+    return Distributed(rank, world_size, local_rank, chosen)
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all processes in place, and return it; with one process it is returned as it is."""
+    if _is_joined():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if _is_joined():
+        dist.barrier()
+
+
+def shutdown() -> None:
+    """Leave the other processes; harmless when there are none."""
+    if _is_joined():
+        dist.destroy_process_group()
+
+
+def is_collective_error(error: BaseException) -> bool:
+    """Whether an error came from talking to the other processes: NCCL has a class for these, gloo has not."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
+
+
+def explain_timeout(error: BaseException, rank: int, step: int) -> str:
+    """Say in one message which process gave up where, for an error with `is_collective_error`.
+
+    Args:
+        error: What the collective raised.
+        rank: This process.
+        step: The update it was in.
+    """
+    # Without gloo's source locations before the fact and its advice after it.
+    detail = re.sub(r"\[/[^\]]*\]\s*| This is typically.*", "", " ".join(str(error).split()))
+    if "timed out" in detail.lower() or "timeout" in detail.lower():
+        cause = "waited for the other processes until the time-out"
+        advice = (
+            "A rank that does not report this is the one that was slow or stuck; "
+            "if it was only slow, raise DIST_TIMEOUT."
+        )
+    else:
+        cause = "lost the connection to another process"
+        advice = "The first error is in the output of the rank that ended first."
+    return f"Rank {rank} {cause} in update {step}. {advice} ({detail})"
+
+
+def _use(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()

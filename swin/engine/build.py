@@ -1,0 +1,109 @@
+"""From a config to the objects of a run, and the plan in words."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from swin.config import Config, config_to_dict
+from swin.distributed import Distributed
+from swin.ema import Ema
+from swin.engine.evaluate import EvalResult
+from swin.engine.precision import Precision, choose_precision
+from swin.engine.state import TrainState
+from swin.engine.step import Mix, StepSetup
+from swin.engine.train import TrainLoader, TrainPlan
+from swin.losses import build_loss
+from swin.models import SwinTransformer, count_flops, count_parameters
+from swin.optim import build_optimizer
+from swin.schedule import build_schedule
+
+
+def build_precision(cfg: Config, dist: Distributed) -> Precision:
+    """The number format of the config on this device."""
+    return choose_precision(dist.device, enabled=cfg.AMP_ENABLE, dtype=cfg.AMP_DTYPE)
+
+
+def build_state(cfg: Config, model: nn.Module, precision: Precision) -> TrainState:
+    """A run's state before its first update. The model is on its device and holds its initial weights."""
+    ema = Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None
+    return TrainState(model, build_optimizer(cfg, model), precision.make_scaler(), ema)
+
+
+def build_setup(cfg: Config, model: nn.Module, mix: Mix | None, precision: Precision, dist: Distributed) -> StepSetup:
+    """What every update of a run shares; wraps the model for several processes where there are any."""
+    network = model
+    if dist.world_size > 1:
+        network = DistributedDataParallel(
+            model,
+            device_ids=[dist.device] if dist.device.type == "cuda" else None,
+            broadcast_buffers=False,  # the only buffers are indices that follow from the config
+            gradient_as_bucket_view=True,
+        )
+    return StepSetup(network, build_loss(cfg), mix, precision, dist, cfg.TRAIN.CLIP_GRAD or 0.0, cfg.SEED)
+
+
+def effective_batch(cfg: Config, dist: Distributed) -> int:
+    """Samples in one update, over all processes and accumulated micro-batches."""
+    return cfg.DATA.BATCH_SIZE * dist.world_size * cfg.TRAIN.ACCUMULATION_STEPS
+
+
+def build_plan(
+    cfg: Config,
+    loader: TrainLoader,
+    run_dir: Path,
+    classes: Sequence[str],
+    evaluate: Callable[[], EvalResult] | None,
+    dist: Distributed,
+) -> TrainPlan:
+    """How long to train and what to do along the way."""
+    batch = effective_batch(cfg, dist)
+    return TrainPlan(
+        epochs=cfg.TRAIN.EPOCHS,
+        schedule=build_schedule(cfg, effective_batch=batch, updates_per_epoch=loader.updates_per_epoch),
+        effective_batch=batch,
+        max_nonfinite=cfg.TRAIN.MAX_NONFINITE,
+        print_freq_steps=cfg.PRINT_FREQ,
+        save_freq=cfg.SAVE_FREQ,
+        save_freq_steps=cfg.SAVE_FREQ_STEPS,
+        save_keep=cfg.SAVE_KEEP,
+        eval_freq=cfg.EVAL_FREQ,
+        checkpoints=run_dir / "checkpoints",
+        config=config_to_dict(cfg),
+        classes=list(classes),
+        evaluate=evaluate,
+    )
+
+
+def describe_model(cfg: Config, model: SwinTransformer) -> str:
+    """Name, size and cost of the model."""
+    height, width = model.img_size
+    return (
+        f"model {cfg.MODEL.NAME}: {count_parameters(model):,} parameters, "
+        f"{count_flops(model, height, width) / 1e9:.2f} GFLOPs (multiply-adds) at {height} x {width}, "
+        f"{model.num_classes} classes"
+    )
+
+
+def describe_plan(
+    cfg: Config, plan: TrainPlan, loader: TrainLoader, num_val: int, precision: Precision, dist: Distributed
+) -> str:
+    """Data, batch, steps and learning rates of a run, a line each."""
+    steps = plan.epochs * loader.updates_per_epoch
+    rates = [plan.schedule(step) for step in range(0, steps, max(1, steps // 2000))] + [plan.schedule(steps - 1)]
+    scaled = f"base {cfg.TRAIN.BASE_LR:g}"
+    if cfg.TRAIN.LR_REFERENCE_BATCH:
+        scaled += f" x {plan.effective_batch}/{cfg.TRAIN.LR_REFERENCE_BATCH}"
+    return "\n".join(
+        [
+            f"data {cfg.DATA.DATASET}: {loader.num_samples} training and {num_val} validation images, "
+            f"{len(plan.classes)} classes",
+            f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
+            f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {plan.effective_batch} per update",
+            f"steps: {plan.epochs} epochs x {loader.updates_per_epoch} updates = {steps}",
+            f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
+            f"last {rates[-1]:.3e}",
+            f"precision {precision.name} on {dist.device}, world size {dist.world_size}",
+        ]
+    )

@@ -1,0 +1,250 @@
+"""Class names and scores for images, from a checkpoint or a model at hand."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from swin.config import config_from_dict
+from swin.distributed import select_device
+from swin.engine.checkpoint import read_checkpoint
+from swin.engine.state import load_strictly
+from swin.errors import CheckpointError, ConfigError, DataError
+from swin.models import build_model, create_model, list_models
+from swin.preprocess import IMAGE_EXTENSIONS, build_eval_transform, make_eval_transform, open_image
+
+ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in evaluation mode with what turns images into its input and outputs into names.
+
+    Attributes:
+        model: Gives logits (B, K) for images (B, C, H, W).
+        transform: Image to normalised tensor (C, H, W).
+        channels: C, which files are decoded to.
+        classes: K names in the order of the labels; None where they are not known.
+        device: Where the model is.
+    """
+
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    channels: int
+    classes: Sequence[str] | None
+    device: torch.device
+
+    @torch.no_grad()
+    def scores(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images.
+
+        Raises:
+            CheckpointError: If the model gives NaN or infinite outputs, or its classes are not as many as its names.
+        """
+        batch_BCHW = torch.stack([self.transform(image) for image in images])
+        logits_BK = self.model(batch_BCHW.to(self.device)).float().cpu()
+        if not torch.isfinite(logits_BK).all():
+            raise CheckpointError(
+                "The model's outputs are not finite: its weights are damaged. Use another checkpoint."
+            )
+        if self.classes is not None and len(self.classes) != logits_BK.shape[1]:
+            raise CheckpointError(
+                f"The model has {logits_BK.shape[1]} outputs but {len(self.classes)} class names: make them agree."
+            )
+        return logits_BK.softmax(dim=1)
+
+    def describe(self, scores_K: Tensor, top_k: int | None = None) -> dict[str, Any]:
+        """Turn the probabilities (K,) of one image into the result of `inference_model`."""
+        values = scores_K.tolist()
+        order = scores_K.argsort(descending=True, stable=True)[: top_k or 1].tolist()
+        best = [{"label": label, "class": self._name(label), "score": values[label]} for label in order]
+        result: dict[str, Any] = {
+            "pred_scores": values,
+            "pred_label": best[0]["label"],
+            "pred_score": best[0]["score"],
+            "pred_class": best[0]["class"],
+        }
+        return result if top_k is None else {**result, "top_k": best}
+
+    def _name(self, label: int) -> str:
+        return str(label) if self.classes is None else self.classes[label]
+
+
+def inference_model(
+    model_or_checkpoint: nn.Module | str | os.PathLike[str],
+    image_or_images: ImageInput | Sequence[ImageInput],
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    top_k: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """Classify images.
+
+    A model given as an object is used as it is and afterwards has its training mode and device back. Its attribute
+    `classes` gives the names, `eval_transform_args` (a dict) the arguments of `swin.preprocess.make_eval_transform`; by
+    default images are normalised as for ImageNet, at the model's `img_size` or 224 pixels.
+
+    Args:
+        model_or_checkpoint: A model, the file of a training checkpoint (its averaged weights are used where it has
+            some), or a name from `list_models()` together with `checkpoint`.
+        image_or_images: A file, a PIL image or a uint8 array (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA; a list of
+            these; or a folder, whose images are taken in the order of `list_images`.
+        checkpoint: Weight file for a model given by name.
+        top_k: Adds the key `top_k`: this many classes, or all if there are fewer, as dicts of `label`, `class` and
+            `score`, best first.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` leaves a model given as an object where it is.
+
+    Returns:
+        A dict for one image, a list of dicts for a list or a folder. Keys: `pred_scores` (K probabilities),
+        `pred_label` (index of the greatest), `pred_score` (its probability) and `pred_class` (its name; the index as
+        text where names are not known).
+
+    Raises:
+        DataError: If an image cannot be used.
+        CheckpointError: If the checkpoint cannot be used.
+        ConfigError: If the arguments do not go together.
+    """
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"top_k is {top_k}; ask for at least 1 class.")
+    sources: Sequence[ImageInput]
+    if isinstance(image_or_images, str | os.PathLike) and Path(image_or_images).is_dir():
+        sources, is_single = list_images(image_or_images), False
+    elif isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
+        sources, is_single = [image_or_images], True
+    else:
+        sources, is_single = list(image_or_images), False
+    results = []
+    with _predictor(model_or_checkpoint, checkpoint, device) as predictor:
+        for start in range(0, len(sources), _BATCH_SIZE):
+            images = [read_image(source, predictor.channels) for source in sources[start : start + _BATCH_SIZE]]
+            results += [predictor.describe(scores_K, top_k) for scores_K in predictor.scores(images)]
+    return results[0] if is_single else results
+
+
+def load_predictor(checkpoint: str | os.PathLike[str], *, device: str = "auto") -> Predictor:
+    """Build the model of a training checkpoint, with its averaged weights where it has some.
+
+    Args:
+        checkpoint: File written by a training run.
+        device: As for `inference_model`.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or holds weights without config and classes.
+    """
+    path = Path(checkpoint)
+    chosen = select_device(device)
+    content = read_checkpoint(path)
+    if not isinstance(content.get("config"), dict) or not content.get("classes"):
+        raise CheckpointError(
+            f"{path} holds weights without the config and class names that a training run of this project saves. "
+            "In Python, give the model's name as well: inference_model('swin_tiny', image, checkpoint=file)."
+        )
+    cfg, classes = config_from_dict(content["config"]), list(content["classes"])
+    model = build_model(cfg, len(classes))
+    # The averages cover the parameters; anything else in the state comes from the model itself.
+    averages = content["ema"]["model"] if content.get("ema") else {}
+    load_strictly(model, {**content["model"], **averages}, path)
+    model.classes = classes
+    return Predictor(model.to(chosen).eval(), build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, classes, chosen)
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted by path; hidden ones are left out.
+
+    Raises:
+        DataError: If there are none.
+    """
+    root = Path(folder)
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    images = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    if not images:
+        raise DataError(f"{root} holds no images: expected files that end in {', '.join(IMAGE_EXTENSIONS)}.")
+    return images
+
+
+def read_image(source: ImageInput, channels: int = 3) -> Image.Image:
+    """Turn one input of `inference_model` into a PIL image with its pixels in memory.
+
+    Args:
+        source: A file, a PIL image or an array.
+        channels: What files are decoded to, 1, 3 or 4; images and arrays keep theirs until the transform.
+
+    Raises:
+        DataError: If the file cannot be decoded, or the array is not an image.
+    """
+    if isinstance(source, Image.Image):
+        try:
+            source.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
+        return source
+    if isinstance(source, np.ndarray):
+        is_image = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3, 4))
+        if source.dtype != np.uint8 or not is_image or source.size == 0:
+            raise DataError(
+                f"An array of shape {source.shape} and type {source.dtype} is not an image: "
+                "expected uint8 of shape (H, W), (H, W, 3) RGB or (H, W, 4) RGBA."
+            )
+        return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
+    return open_image(source, channels=channels)
+
+
+@contextmanager
+def _predictor(
+    model: nn.Module | str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None, device: str
+) -> Iterator[Predictor]:
+    """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
+    if isinstance(model, nn.Module):
+        if checkpoint is not None:
+            raise ConfigError(
+                "checkpoint= goes with a model's name; load weights into a model object with load_weights."
+            )
+        with _borrowed(model, device) as place:
+            yield Predictor(model, *_input_of(model), getattr(model, "classes", None), place)
+    elif checkpoint is not None:
+        created = create_model(str(model), pretrained=Path(checkpoint)).eval()
+        place = select_device(device)
+        yield Predictor(created.to(place), *_input_of(created), created.classes, place)
+    elif str(model) in list_models() and not Path(model).exists():
+        raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
+    else:
+        yield load_predictor(model, device=device)
+
+
+@contextmanager
+def _borrowed(model: nn.Module, device: str) -> Iterator[torch.device]:
+    """Put a model into evaluation mode on a device, and every module's mode and the device back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    place = home if device == "auto" else select_device(device)
+    try:
+        model.to(place).eval()
+        yield place
+    finally:
+        model.to(home)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _input_of(model: nn.Module) -> tuple[Callable[[Image.Image], Tensor], int]:
+    """Transform and channel count for a model object."""
+    defaults: dict[str, Any] = {
+        "img_size": getattr(model, "img_size", 224),
+        "crop": True,
+        "interpolation": "bicubic",
+        "mean": _IMAGENET_MEAN,
+        "std": _IMAGENET_STD,
+        "channels": 3,
+    }
+    arguments = {**defaults, **(getattr(model, "eval_transform_args", None) or {})}
+    return make_eval_transform(**arguments), arguments["channels"]

@@ -1,0 +1,66 @@
+"""Shifted-window attention behind one function, with interchangeable backends.
+
+Legend: B images, H W grid, M window side, T = M*M tokens a window, N heads, D head dim.
+"""
+
+import torch
+from torch import Tensor
+
+from swin.errors import ConfigError
+from swin.kernels.eager import eager_window_attention
+from swin.kernels.sdpa import sdpa_window_attention
+
+__all__ = ["BACKENDS", "check_backend", "choose_backend", "window_attention"]
+
+BACKENDS = {"eager": eager_window_attention, "sdpa": sdpa_window_attention}
+
+
+def check_backend(name: str) -> str:
+    """Return `name` if it is "auto" or a backend; raise ConfigError otherwise."""
+    if name != "auto" and name not in BACKENDS:
+        raise ConfigError(f"MODEL.ATTENTION is '{name}'; expected one of: auto, {', '.join(BACKENDS)}.")
+    return name
+
+
+def choose_backend(qkv: Tensor, bias_NTT: Tensor) -> str:
+    """The backend that "auto" means for these tensors.
+
+    On a CPU, torch's fused attention has no gradient for its mask and falls back to a slower composite, so training
+    uses the reference there.
+    """
+    needs_bias_grad = torch.is_grad_enabled() and bias_NTT.requires_grad
+    return "eager" if qkv.device.type == "cpu" and needs_bias_grad else "sdpa"
+
+
+def window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    window: int,
+    shift: tuple[int, int] = (0, 0),
+    *,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Multi-head self-attention inside the windows of a grid: shift, partition, attend, reverse, shift back, as one.
+
+    Args:
+        qkv: queries, keys and values of tokens in image order, (B, H, W, 3, N, D); H and W multiples of `window`.
+        bias: relative-position bias (N, T, T), added to the logits of every window.
+        window: side M of a window, in tokens.
+        shift: cyclic shift of the grid in (rows, columns), in tokens, each in [0, window). Tokens which the shift
+            brings together from opposite borders do not see each other.
+        scale: factor of the logits; 1/sqrt(D) if None.
+        backend: "auto", or a key of `BACKENDS`.
+
+    Returns:
+        (B, H, W, N*D) in image order and in the dtype of `qkv`.
+
+    Source: section 3.2 of arXiv 2103.14030.
+    """
+    _, H, W, three, _, D = qkv.shape
+    assert three == 3, f"qkv has shape {tuple(qkv.shape)}; expected (B, H, W, 3, N, D)"
+    assert H % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
+    assert W % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
+    if backend == "auto":
+        backend = choose_backend(qkv, bias)
+    return BACKENDS[backend](qkv, bias, window, shift, D**-0.5 if scale is None else scale)

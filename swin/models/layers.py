@@ -1,0 +1,192 @@
+"""The parts of a Swin Transformer: patch embedding, window attention, MLP, block, patch merging, stage.
+
+Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, N heads, D head dim. Tokens stay in
+image order, (B, H, W, C), throughout. Module and parameter names, and their order, are those of the official weights.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from swin.kernels import check_backend, window_attention
+from swin.kernels.windows import relative_position_index
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Zero-pad a grid (B, H, W, C) at the bottom and right until H and W are multiples of `multiple`."""
+    _, H, W, _ = x.shape
+    bottom, right = -H % multiple, -W % multiple
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+
+
+class PatchEmbed(nn.Module):
+    """Image to tokens: one linear projection of each patch. Pixels beyond the last whole patch are left out."""
+
+    def __init__(self, patch_size: int, in_chans: int, embed_dim: int, use_norm: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(embed_dim) if use_norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, in_chans, height, width) pixels to (B, H, W, C) tokens."""
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention in (shifted) windows, with a learned bias for each relative position and head.
+
+    The table has one row a relative position, whatever the image. A grid that is not a multiple of the window is
+    zero-padded before the projection; the padding takes part in the attention and is cropped afterwards, as in the
+    detection code of the paper and in torchvision. Along an axis with a single window there is no shift.
+
+    Source: section 3.2 of arXiv 2103.14030.
+    """
+
+    relative_position_index: Tensor  # (T, T)
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int,
+        *,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.scale = qk_scale
+        self.backend = check_backend(backend)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+        self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.drop = nn.Dropout(drop)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def relative_position_bias(self) -> Tensor:
+        """The bias of every pair of tokens of a window: (N, T, T)."""
+        bias_TTN = self.relative_position_bias_table[self.relative_position_index]
+        return bias_TTN.permute(2, 0, 1).contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        _, H, W, _ = x.shape
+        x = pad_to_multiple(x, self.window_size)
+        shift = tuple(0 if size <= self.window_size else self.shift_size for size in x.shape[1:3])
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, H', W', 3, N, D)
+        x = window_attention(
+            qkv,
+            self.relative_position_bias(),
+            self.window_size,
+            (shift[0], shift[1]),
+            scale=self.scale,
+            backend=self.backend,
+        )
+        return self.drop(self.proj(x[:, :H, :W]))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, for each token."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each after a LayerNorm and around a residual connection (equation 3 of the paper)."""
+
+    def __init__(self, dim: int, attention: WindowAttention, mlp_ratio: float, drop: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attention
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Join each 2 x 2 group of tokens: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), 2C); odd grids are zero-padded.
+
+    The four tokens are concatenated column by column, which is the order of the official weights.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(x, 2)
+        B, H, W, C = x.shape
+        x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # (B, H/2, W/2, column, row, C)
+        return self.reduction(self.norm(x.reshape(B, H // 2, W // 2, 4 * C)))
+
+
+class SwinStage(nn.Module):
+    """Blocks at one resolution, every second one shifted by half a window, then the way down to the next."""
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        window_size: int,
+        *,
+        drop_path: Sequence[float],
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        downsample: nn.Module | None = None,
+        use_checkpoint: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.blocks = nn.ModuleList()
+        for index in range(depth):
+            attention = WindowAttention(
+                dim,
+                num_heads,
+                window_size,
+                window_size // 2 if index % 2 else 0,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                drop=drop,
+                backend=backend,
+            )
+            self.blocks.append(SwinBlock(dim, attention, mlp_ratio, drop, drop_path[index]))
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input)."""
+        for block in self.blocks:
+            if self.use_checkpoint and self.training:
+                # The reentrant variant breaks DDP and gives frozen inputs no gradient.
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x, x if self.downsample is None else self.downsample(x)

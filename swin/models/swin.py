@@ -1,0 +1,169 @@
+"""The Swin Transformer: backbone and classifier.
+
+Legend: B images, H W grid of patches, C = embed_dim channels.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swin.errors import ConfigError
+from swin.models.layers import PatchEmbed, PatchMerging, SwinStage
+
+
+class SwinTransformer(nn.Module):
+    """Swin Transformer V1, for images of any size of at least one patch.
+
+    Args:
+        img_size: size in pixels, one number or (height, width), that the absolute position embedding is made for.
+            Nothing else depends on it.
+        patch_size: side of a patch in pixels.
+        in_chans: image channels.
+        num_classes: outputs of the head; 0 for none (the model then returns the pooled features).
+        embed_dim: channels C of the first stage; they double from stage to stage.
+        depths: blocks in each stage.
+        num_heads: attention heads in each stage; each must divide that stage's channels.
+        window_size: side of a window in tokens.
+        mlp_ratio: hidden channels of the MLP, as a multiple.
+        qkv_bias: whether queries, keys and values have a bias.
+        qk_scale: factor of the attention logits; 1/sqrt(head dim) if None.
+        drop_rate: dropout of embeddings, attention output and MLP, in [0, 1).
+        drop_path_rate: stochastic depth of the last block, in [0, 1]; it grows linearly from 0 at the first.
+        ape: add a learned absolute position embedding.
+        patch_norm: LayerNorm after the patch embedding.
+        use_checkpoint: recompute blocks in the backward pass to save memory.
+        attention: backend of `swin.kernels.window_attention`.
+
+    Raises:
+        ConfigError: the numbers do not fit together.
+
+    Source: arXiv 2103.14030. Parameter names are those of the official repository's weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 4,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        ape: bool = False,
+        patch_norm: bool = True,
+        use_checkpoint: bool = False,
+        attention: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_heads(embed_dim, depths, num_heads)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+        self.img_size = (height, width)
+        self.num_classes = num_classes
+        self.num_features = embed_dim * 2 ** (len(depths) - 1)
+        self.classes: list[str] | None = None
+
+        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
+        self.grid_size = (height // patch_size, width // patch_size)
+        if ape:
+            self.absolute_pos_embed = nn.Parameter(torch.empty(1, self.grid_size[0] * self.grid_size[1], embed_dim))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+        else:
+            self.register_parameter("absolute_pos_embed", None)
+        self.pos_drop = nn.Dropout(drop_rate)
+
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.layers = nn.ModuleList()
+        for stage, depth in enumerate(depths):
+            first = sum(depths[:stage])
+            dim = embed_dim * 2**stage
+            self.layers.append(
+                SwinStage(
+                    dim,
+                    depth,
+                    num_heads[stage],
+                    window_size,
+                    drop_path=drop_paths[first : first + depth],
+                    mlp_ratio=mlp_ratio,
+                    qkv_bias=qkv_bias,
+                    qk_scale=qk_scale,
+                    drop=drop_rate,
+                    downsample=PatchMerging(dim) if stage < len(depths) - 1 else None,
+                    use_checkpoint=use_checkpoint,
+                    backend=attention,
+                )
+            )
+        self.norm = nn.LayerNorm(self.num_features)
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.apply(_init_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            images: (B, in_chans, height, width), normalised.
+
+        Returns:
+            Logits (B, num_classes).
+        """
+        return self.head(self.forward_features(images).mean(dim=(1, 2)))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Normalised tokens of the last stage, (B, H/8, W/8, 8C) for four stages and a grid of H x W patches."""
+        x = self._embed(images)
+        for stage in self.stages():
+            _, x = stage(x)
+        return self.norm(x)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """One map a stage, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 with patches of 4 pixels and four stages."""
+        x = self._embed(images)
+        maps = []
+        for stage in self.stages():
+            own, x = stage(x)
+            maps.append(own.permute(0, 3, 1, 2).contiguous())
+        return maps
+
+    def stages(self) -> list[SwinStage]:
+        """The stages, first to last."""
+        return cast(list[SwinStage], list(self.layers))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images)  # (B, H, W, C)
+        if self.absolute_pos_embed is not None:
+            position = self.absolute_pos_embed.view(1, *self.grid_size, -1)
+            if x.shape[1:3] != position.shape[1:3]:
+                position = F.interpolate(position.permute(0, 3, 1, 2), x.shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
+            x = x + position
+        return self.pos_drop(x)
+
+
+def _check_heads(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+    if len(depths) != len(num_heads):
+        raise ConfigError(
+            f"depths {list(depths)} and num_heads {list(num_heads)} describe different numbers of stages; "
+            "give both one value a stage."
+        )
+    for stage, heads in enumerate(num_heads):
+        if (embed_dim * 2**stage) % heads:
+            raise ConfigError(
+                f"stage {stage} has {embed_dim * 2**stage} channels, which {heads} heads do not divide; "
+                f"change embed_dim ({embed_dim}) or num_heads ({list(num_heads)})."
+            )
+
+
+def _init_weights(module: nn.Module) -> None:
+    """The official initialisation: linear weights from a normal of 0.02 cut at +-2, biases zero, norms identity."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

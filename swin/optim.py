@@ -1,0 +1,153 @@
+"""Optimizers with the official weight-decay groups, and updates that can be skipped without asking the device."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swin.config import Config
+from swin.errors import CheckpointError, ConfigError
+
+NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those with and those without weight decay.
+
+    Without decay are 1-D parameters (norms), biases and the tables of `NO_DECAY_NAMES`. The groups and their order are
+    the official ones, so optimizer states of official checkpoints fit.
+
+    Args:
+        model: The model, not wrapped for several processes.
+        weight_decay: Decay of the first group.
+    """
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = parameter.ndim == 1 or name.endswith(".bias") or any(part in name for part in NO_DECAY_NAMES)
+        (no_decay if exempt else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def make_optimizer(
+    model: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    momentum: float = 0.9,
+) -> torch.optim.Optimizer:
+    """Make a fused optimizer.
+
+    A loaded state brings the moments and counters only; learning rate, decay and the other settings stay those given
+    here, and so does the fused implementation, which `step_if` relies on.
+
+    Args:
+        model: The model, already on its device.
+        name: `adamw`, or `sgd` (with Nesterov momentum).
+        lr: First learning rate.
+        weight_decay: Decoupled for `adamw`, an L2 term for `sgd`.
+        betas: Decay rates of AdamW's two moments.
+        eps: AdamW's denominator term.
+        momentum: SGD's momentum.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+    groups = parameter_groups(model, weight_decay)
+    optimizer: torch.optim.Optimizer
+    if name == "adamw":
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+    elif name == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        if momentum > 0:
+            _fill_momentum(optimizer)
+            optimizer.register_load_state_dict_post_hook(_fill_momentum)
+    else:
+        raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw or sgd.")
+    optimizer.register_load_state_dict_pre_hook(_keep_settings)
+    return optimizer
+
+
+def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the configured optimizer; its learning rate is then set before each update by `set_lr`."""
+    options = cfg.TRAIN.OPTIMIZER
+    return make_optimizer(
+        model,
+        name=options.NAME,
+        lr=cfg.TRAIN.BASE_LR,
+        weight_decay=cfg.TRAIN.WEIGHT_DECAY,
+        betas=tuple(options.BETAS),
+        eps=options.EPS,
+        momentum=options.MOMENTUM,
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group, times the group's `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def step_if(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
+    """Update the parameters if `ok`, else leave parameters, moments and step counters as they are.
+
+    On CPU and CUDA the fused kernels read the flag themselves, so the host does not wait for the device.
+
+    Args:
+        optimizer: One from `make_optimizer`.
+        ok: 0-d tensor on the parameters' device, 1 to update and 0 to skip.
+    """
+    if ok.device.type not in ("cpu", "cuda"):  # the kernels for Apple GPUs are not known to read the flag
+        if ok:
+            optimizer.step()
+        return
+    optimizer.found_inf = 1.0 - ok.float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD zero momentum where it has none.
+
+    The fused kernel otherwise allocates the buffers uninitialised, and a skipped first update leaves them so.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Check that a state fits, and replace its settings by the optimizer's own before it is loaded."""
+    saved_groups = state_dict["param_groups"]
+    saved_sizes = [len(group["params"]) for group in saved_groups]
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    if saved_sizes != sizes:
+        raise CheckpointError(
+            f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
+            "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
+        )
+    groups = []
+    for group, saved in zip(optimizer.param_groups, saved_groups, strict=True):
+        for parameter, key in zip(group["params"], saved["params"], strict=True):
+            _check_shapes(parameter, state_dict["state"].get(key, {}))
+        groups.append({**group, "params": saved["params"]})
+    return {**state_dict, "param_groups": groups}
+
+
+def _check_shapes(parameter: Tensor, state: dict[str, Any]) -> None:
+    """Refuse moments of another shape, which a fused kernel would read past their end."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
+            )

@@ -1,0 +1,227 @@
+"""From an image file to the tensor a model reads: decoding and the evaluation transform.
+
+Training, evaluation and prediction all decode with `open_image`, so a file looks the same to each of them. Pixels are
+taken as stored: an EXIF orientation is not applied, as in the official recipe, whose published accuracies depend on it.
+"""
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from swin.config import Config
+from swin.errors import DataError
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "random": Image.Resampling.BILINEAR,  # a choice for training only; evaluation has to be deterministic
+}
+# Raster formats only: Pillow would hand an EPS file, whatever its name, to an external interpreter.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Images up to this side are taken whole (resized straight to the input size) rather than centre-cropped: at 8 or 28
+# pixels the subject fills the frame. The official code does not resize such images either.
+SMALL_IMAGE_PX = 32
+
+ImageSource = str | os.PathLike[str] | bytes | BinaryIO
+
+
+def open_image(source: ImageSource, *, channels: int = 3, name: str | None = None) -> Image.Image:
+    """Decodes an image, fully, to 1 (L), 3 (RGB) or 4 (RGBA) channels of 8 bits.
+
+    Of an animation the first frame is taken. Transparent pixels are composited over white unless `channels` is 4,
+    16-bit greys keep their upper 8 bits, palettes and CMYK are converted.
+
+    Args:
+        source: A path, the bytes of a file, or a binary file.
+        channels: 1, 3 or 4.
+        name: What errors call the image; the path by default.
+
+    Returns:
+        An image of mode L, RGB or RGBA, in memory, its file closed if this function opened it.
+
+    Raises:
+        DataError: The image is missing, unreadable, truncated, empty, a Git LFS pointer, or too large; names it.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = _printable(name or os.fspath(source))
+        try:
+            with open(source, "rb") as file:
+                return _decode(file, channels, name)
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), channels, _printable(name or "an image in memory"))
+    name = name or str(getattr(source, "name", "an image file"))
+    return _decode(io.BytesIO(source.read()), channels, _printable(name))
+
+
+def _printable(name: str) -> str:
+    """Escapes what a file name may hold and a UTF-8 terminal or log cannot show."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _decode(file: BinaryIO, channels: int, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which is no matter here, and of sizes that could exhaust the memory.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as image:
+                image.load()
+                return to_channels(image, channels)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
+        raise DataError(f"{name}: the header promises more than {limit}. Shrink the image or remove it.") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
+        file.seek(0)
+        raise DataError(f"{name}: {_why_unreadable(file.read(64), error)}") from None
+
+
+def _why_unreadable(head: bytes, error: Exception) -> str:
+    if not head:
+        return "is empty (0 bytes). Replace or remove the file."
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not an image. Run `git lfs pull` where it came from."
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"is not an image in a format read here ({', '.join(_FORMATS)}), or its header is broken."
+    reason = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return f"is damaged: {reason}. Replace or remove the file."
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Converts an image of any Pillow mode to 8 bits and 1, 3 or 4 channels; see `open_image`.
+
+    Returns:
+        The converted image, or `image` itself where nothing had to change.
+
+    Raises:
+        DataError: Pixel values without a known range (floats, 32-bit integers), or another number of channels.
+    """
+    if channels not in MODES:
+        raise DataError(f"images can be read with 1, 3 or 4 channels, not {channels}.")
+    mode = MODES[channels]
+    if image.mode == mode and (mode == "RGBA" or "transparency" not in image.info):
+        return image
+    if image.mode.startswith("I"):
+        grey_HW = np.asarray(image)
+        if grey_HW.min() < 0 or grey_HW.max() > 0xFFFF:
+            raise DataError("has 32-bit pixels of unknown range; convert it to 8 or 16 bits.")
+        image = Image.fromarray((grey_HW >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise DataError("has floating-point pixels of unknown range; convert it to 8 or 16 bits.")
+    elif image.has_transparency_data and mode != "RGBA":
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return image.convert(mode)
+
+
+class ToNormalisedTensor:
+    """Turns an 8-bit image into (value / 255 - mean) / std: float32 (C, H, W).
+
+    The same arithmetic as torchvision's ToTensor and Normalize, bit for bit, without their per-image checks.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean_C11 = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
+        self.std_C11 = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        pixels = torch.from_numpy(np.array(image))  # (H, W) or (H, W, C), uint8
+        pixels_CHW = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        values_CHW = pixels_CHW.to(torch.float32, memory_format=torch.contiguous_format)
+        return values_CHW.div_(255).sub_(self.mean_C11).div_(self.std_C11)
+
+
+class EvalTransform:
+    """The deterministic transform of evaluation and prediction; see `make_eval_transform`."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        crop: bool,
+        resample: Image.Resampling,
+        channels: int,
+        to_tensor: ToNormalisedTensor,
+    ) -> None:
+        self.size = size  # (H, W)
+        self.crop = crop
+        self.resample = resample
+        self.channels = channels
+        self.to_tensor = to_tensor
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        image = to_channels(image, self.channels)
+        height, width = self.size
+        if self.crop:
+            image = image.resize(_covering_size(image.size, self.size), self.resample)
+            left = round((image.width - width) / 2)
+            top = round((image.height - height) / 2)
+            image = image.crop((left, top, left + width, top + height))
+        elif image.size != (width, height):
+            image = image.resize((width, height), self.resample)
+        return self.to_tensor(image)
+
+
+def _covering_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (width, height) at which an image just covers 256/224 of the target (height, width)."""
+    width, height = image_size
+    box_height, box_width = (int(256 / 224 * side) for side in target)
+    if box_height * width >= box_width * height:
+        return int(box_height * width / height), box_height
+    return box_width, int(box_width * height / width)
+
+
+def make_eval_transform(
+    *,
+    img_size: int | Sequence[int],
+    crop: bool,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: int,
+) -> Callable[[Image.Image], torch.Tensor]:
+    """Makes the evaluation transform: PIL image to normalised float32 tensor (C, H, W).
+
+    Args:
+        img_size: Side S in pixels, or (H, W).
+        crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
+            256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
+        interpolation: A key of `INTERPOLATIONS`.
+        mean: Channel means, on a scale of 0 to 1.
+        std: Channel standard deviations, likewise.
+        channels: 1, 3 or 4; images of other modes are converted.
+    """
+    size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
+    return EvalTransform(
+        size=size,
+        crop=crop and max(size) > SMALL_IMAGE_PX,
+        resample=INTERPOLATIONS[interpolation],
+        channels=channels,
+        to_tensor=ToNormalisedTensor(mean, std),
+    )
+
+
+def build_eval_transform(cfg: Config) -> Callable[[Image.Image], torch.Tensor]:
+    """Builds the evaluation transform that a config describes."""
+    return make_eval_transform(
+        img_size=cfg.DATA.IMG_SIZE,
+        crop=cfg.TEST.CROP,
+        interpolation=cfg.DATA.INTERPOLATION,
+        mean=cfg.DATA.MEAN,
+        std=cfg.DATA.STD,
+        channels=cfg.MODEL.SWIN.IN_CHANS,
+    )

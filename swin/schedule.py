@@ -1,0 +1,111 @@
+"""Learning-rate schedules as pure functions of the update number."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+from swin.config import Config
+from swin.errors import ConfigError
+
+Schedule = Callable[[int], float]
+
+
+def make_schedule(
+    *,
+    name: str,
+    peak_lr: float,
+    warmup_lr: float,
+    min_lr: float,
+    total_steps: int,
+    warmup_steps: int,
+    warmup_prefix: bool = True,
+    decay_steps: int = 0,
+    decay_rate: float = 0.1,
+    milestones: Sequence[int] = (),
+    gamma: float = 0.1,
+) -> Schedule:
+    """Make the function that gives the learning rate of each update.
+
+    The first `warmup_steps` updates rise linearly from `warmup_lr` towards `peak_lr`. Then:
+
+    - `cosine`: half a cosine that reaches `min_lr` at `total_steps`. With `warmup_prefix` it starts at `peak_lr` after
+      the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
+    - `linear`: a straight line from `peak_lr` after the warm-up to `min_lr` at `total_steps`.
+    - `step`: `peak_lr` times `decay_rate` for every whole `decay_steps` since update 0.
+    - `multistep`: `peak_lr` times `gamma` for every milestone that is reached.
+
+    Args:
+        name: `cosine`, `linear`, `step` or `multistep`.
+        peak_lr: Learning rate at the end of the warm-up.
+        warmup_lr: Learning rate of update 0 when there is a warm-up.
+        min_lr: Where `cosine` and `linear` end and stay; the other two do not use it.
+        total_steps: Updates of the whole run.
+        warmup_steps: Updates of the warm-up; 0 for none.
+        warmup_prefix: Whether the cosine begins after the warm-up.
+        decay_steps: Updates between two decays of `step`.
+        decay_rate: Factor of each decay of `step`.
+        milestones: Updates, counted from 0 and increasing, at which `multistep` decays.
+        gamma: Factor of each decay of `multistep`.
+
+    Returns:
+        A function from the number of an update (the first is 0) to its learning rate.
+
+    Raises:
+        ConfigError: If the name is unknown, or `step` has no `decay_steps`.
+    """
+
+    def progress(step: int, start: int) -> float:
+        return min(1.0, (step - start) / max(1, total_steps - start))
+
+    def cosine(step: int) -> float:
+        share = progress(step, warmup_steps if warmup_prefix else 0)
+        return min_lr + 0.5 * (peak_lr - min_lr) * (1 + math.cos(math.pi * share))
+
+    decays: dict[str, Schedule] = {
+        "cosine": cosine,
+        "linear": lambda step: peak_lr - (peak_lr - min_lr) * progress(step, warmup_steps),
+        "step": lambda step: peak_lr * decay_rate ** (step // decay_steps),
+        "multistep": lambda step: peak_lr * gamma ** bisect_right(milestones, step),
+    }
+    if name not in decays:
+        raise ConfigError(f"TRAIN.LR_SCHEDULER.NAME is {name!r}; use one of {', '.join(decays)}.")
+    if name == "step" and decay_steps < 1:
+        raise ConfigError(f"The step schedule needs at least 1 update between decays, found {decay_steps}.")
+    decay = decays[name]
+
+    def schedule(step: int) -> float:
+        if step < warmup_steps:
+            return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps
+        return decay(step)
+
+    return schedule
+
+
+def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int) -> Schedule:
+    """Make the schedule of a configured run.
+
+    The base, warm-up and minimum learning rates are multiplied by `effective_batch / TRAIN.LR_REFERENCE_BATCH`, or used
+    as written when that key is 0. The official code ends its linear schedule at 1% of the peak whatever TRAIN.MIN_LR
+    says; here MIN_LR counts, which is the same for every recipe whose MIN_LR is 1% of its BASE_LR.
+
+    Args:
+        cfg: The configuration.
+        effective_batch: Samples in one update, over all processes and accumulated micro-batches.
+        updates_per_epoch: Updates in one epoch.
+    """
+    train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
+    scale = effective_batch / train.LR_REFERENCE_BATCH if train.LR_REFERENCE_BATCH else 1.0
+    return make_schedule(
+        name=scheduler.NAME,
+        peak_lr=train.BASE_LR * scale,
+        warmup_lr=train.WARMUP_LR * scale,
+        min_lr=train.MIN_LR * scale,
+        # Epoch counts may be fractions, as in the official code.
+        total_steps=int(train.EPOCHS * updates_per_epoch),
+        warmup_steps=int(train.WARMUP_EPOCHS * updates_per_epoch),
+        warmup_prefix=scheduler.WARMUP_PREFIX,
+        decay_steps=int(scheduler.DECAY_EPOCHS * updates_per_epoch),
+        decay_rate=scheduler.DECAY_RATE,
+        milestones=[int(epoch * updates_per_epoch) for epoch in scheduler.MULTISTEPS],
+        gamma=scheduler.GAMMA,
+    )

@@ -1,0 +1,94 @@
+"""Every backend of window attention against a loop over windows in float64."""
+
+import pytest
+import torch
+
+from swin.kernels import BACKENDS, window_attention
+from swin.kernels.windows import MASKED, partition, reverse
+
+# (height, width, window, shift): one window, several, oblong, shifted along one axis only, even and odd windows.
+GRIDS = [
+    (7, 7, 7, (0, 0)),
+    (14, 14, 7, (3, 3)),
+    (14, 21, 7, (0, 3)),
+    (8, 4, 4, (2, 0)),
+    (12, 12, 4, (2, 2)),
+    (9, 6, 3, (1, 1)),
+]
+
+
+def reference(qkv: torch.Tensor, bias: torch.Tensor, window: int, shift: tuple[int, int]) -> torch.Tensor:
+    """Token by token from the definition: a query sees the keys of its window of the shifted grid that lie on its own
+    side of the border."""
+    B, H, W, _, N, D = qkv.shape
+    out = torch.zeros(B, H, W, N, D, dtype=qkv.dtype)
+    for top in range(0, H, window):
+        for left in range(0, W, window):
+            cells = [(top + r, left + c) for r in range(window) for c in range(window)]
+            # Where the cell of the shifted grid comes from, and whether it crossed the border.
+            source = [((r + shift[0]) % H, (c + shift[1]) % W, r + shift[0] >= H, c + shift[1] >= W) for r, c in cells]
+            q, k, v = (torch.stack([qkv[:, r, c, part] for r, c, _, _ in source], dim=2) for part in range(3))
+            logits = q @ k.transpose(-2, -1) / D**0.5 + bias
+            apart = torch.tensor([[a[2:] != b[2:] for b in source] for a in source])
+            logits = logits + apart.to(logits.dtype) * MASKED
+            result = logits.softmax(-1) @ v
+            for index, (r, c, _, _) in enumerate(source):
+                out[:, r, c] = result[:, :, index]
+    return out.flatten(3)
+
+
+def make_inputs(height: int, width: int, window: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, height, width, 3, 2, 8, generator=generator, dtype=torch.float64)
+    bias = torch.randn(2, window**2, window**2, generator=generator, dtype=torch.float64)
+    return qkv.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("height", "width", "window", "shift"), GRIDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_forward_and_gradients_equal_the_definition(backend, height, width, window, shift, dtype):
+    # float32: logits and sums of up to 49 terms, each rounded at 6e-8 of values of about 5.
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-5}[dtype]
+    qkv, bias = make_inputs(height, width, window, dtype)
+    exact_qkv, exact_bias = (tensor.detach().double().requires_grad_() for tensor in (qkv, bias))
+    out = window_attention(qkv, bias, window, shift, backend=backend)
+    exact = reference(exact_qkv, exact_bias, window, shift)
+    upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    out.backward(upstream.to(dtype))
+    exact.backward(upstream)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out.double(), exact, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(qkv.grad.double(), exact_qkv.grad, rtol=tolerance, atol=tolerance)
+    # The bias gradient sums over images and windows.
+    torch.testing.assert_close(bias.grad.double(), exact_bias.grad, rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck(backend):
+    qkv, bias = make_inputs(6, 3, 3, torch.float64)
+    assert torch.autograd.gradcheck(lambda q, b: window_attention(q, b, 3, (1, 0), backend=backend), (qkv, bias))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_stays_within_its_rounding(backend):
+    qkv, bias = make_inputs(14, 14, 7, torch.bfloat16)
+    exact = reference(qkv.detach().double(), bias.detach().double(), 7, (3, 3))
+    out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
+    assert out.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits: 0.4% of a logit of about 10 changes a weight by 4%, and outputs are at most about 3.
+    assert (out.double() - exact).abs().max() < 0.15
+
+
+def test_partition_groups_rows_of_windows_and_reverse_undoes_it():
+    grid = torch.arange(2 * 6 * 4).view(2, 6, 4, 1)
+    windows = partition(grid, 2)
+    assert windows.shape == (2, 6, 4, 1)
+    assert windows[0, 0, :, 0].tolist() == [0, 1, 4, 5]
+    assert windows[0, 1, :, 0].tolist() == [2, 3, 6, 7]
+    assert torch.equal(reverse(windows, 2, 6, 4), grid)
+
+
+def test_a_grid_that_is_no_multiple_of_the_window_is_a_programming_error():
+    with pytest.raises(AssertionError, match="not a multiple"):
+        window_attention(torch.zeros(1, 5, 4, 3, 1, 2), torch.zeros(1, 4, 4), 2)

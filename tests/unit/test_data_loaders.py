@@ -1,0 +1,227 @@
+"""Batches: the same for any number of workers, after a resume, and as a set for any world size."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.datasets import ArrayImages, FolderImages
+from data.digits import open_digits
+from data.loaders import Batch, EvalLoader, TrainLoader
+from data.transforms import make_train_transform
+from swin.errors import DataError
+from swin.preprocess import ToNormalisedTensor
+
+NUM_SAMPLES = 47
+# Draws from all three generators: Python's and NumPy's in the policy, PyTorch's in the flip and the crop.
+AUGMENT = make_train_transform(img_size=12, channels=1, mean=(0.5,), std=(0.5,))
+PLAIN = ToNormalisedTensor((0.0,), (1.0,))
+
+
+def make_source(count: int = NUM_SAMPLES) -> ArrayImages:
+    """Images whose every pixel is their index, and whose label is the index too."""
+    images = np.repeat(np.arange(count, dtype=np.uint8), 64).reshape(count, 8, 8)
+    return ArrayImages(images, np.arange(count), (f"image {index}" for index in range(count)))
+
+
+def make_loader(transform: Callable[[Image.Image], torch.Tensor] = PLAIN, **arguments: object) -> TrainLoader:
+    options = {"channels": 1, "seed": 3, "batch_size": 4, "accumulation": 2} | arguments
+    return TrainLoader(options.pop("source", None) or make_source(), transform=transform, **options)
+
+
+def assert_same(ours: Iterable[Batch], theirs: Iterable[Batch]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert one[2:] == other[2:]
+
+
+def valid_labels(batches: Iterable[Batch]) -> list[int]:
+    return [label for batch in batches for label in batch.labels[: batch.num_valid].tolist()]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(num_workers: int) -> None:
+    alone, helped = make_loader(AUGMENT), make_loader(AUGMENT, num_workers=num_workers)
+    for epoch, position in ((0, 0), (1, 0), (1, 16), (0, 0)):  # the same workers, several times over
+        assert_same(alone.epoch(epoch, position), helped.epoch(epoch, position))
+
+
+def test_an_abandoned_epoch_leaves_no_batches_behind() -> None:
+    loader = make_loader(AUGMENT, num_workers=2)
+    abandoned = loader.epoch(0)
+    next(abandoned)
+    assert_same(loader.epoch(1), make_loader(AUGMENT).epoch(1))
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
+    def images(epoch: int, **arguments: object) -> dict[int, torch.Tensor]:
+        batches = make_loader(AUGMENT, **arguments).epoch(epoch)
+        return {int(label): image for batch in batches for image, label in zip(batch.images, batch.labels, strict=True)}
+
+    base, larger = images(2), images(2, batch_size=9, accumulation=1)
+    assert all(torch.equal(base[index], larger[index]) for index in base)
+    for other in (images(1), images(2, seed=4)):
+        assert sum(torch.equal(base[index], other[index]) for index in base) < NUM_SAMPLES // 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_process_keeps_its_own_random_numbers(num_workers: int) -> None:
+    loader = make_loader(AUGMENT, num_workers=num_workers)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    list(loader.epoch(0))
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_batches_say_where_they_stand() -> None:
+    batches = list(make_loader().epoch(0))
+    assert [len(batch.labels) for batch in batches] == [4] * 11 + [3]
+    assert [batch.num_valid for batch in batches] == [4] * 11 + [3]
+    assert [batch.update_size for batch in batches] == [8] * 10 + [7] * 2
+    assert [batch.last_of_update for batch in batches] == [False, True] * 6
+    assert [batch.position for batch in batches] == [*range(4, 45, 4), 47]
+    assert sorted(valid_labels(batches)) == list(range(NUM_SAMPLES))
+    assert make_loader().updates_per_epoch == 6
+    assert batches[0].images.dtype == torch.float32
+    assert batches[0].labels.dtype == torch.int64
+    # The label is the index here, and the pixel too: images and labels belong together.
+    for batch in batches:
+        assert (batch.images * 255).round()[:, 0, 0, 0].tolist() == batch.labels.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 47])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_each_update(count: int, world_size: int) -> None:
+    whole = list(make_loader(source=make_source(count), batch_size=6, accumulation=1).epoch(0))
+    ranks = [
+        list(
+            make_loader(
+                source=make_source(count), batch_size=6 // world_size, accumulation=1, rank=rank, world_size=world_size
+            ).epoch(0)
+        )
+        for rank in range(world_size)
+    ]
+    for number, batch in enumerate(whole):
+        together = [rank[number] for rank in ranks]
+        assert [label for part in together for label in part.labels[: part.num_valid].tolist()] == batch.labels.tolist()
+        assert {part[3:] for part in together} == {batch[3:]}
+        assert all(len(part.labels) == max(part.num_valid, 1) for part in together)
+    assert {len(rank) for rank in ranks} == {len(whole)}
+
+
+def test_resuming_goes_on_with_the_same_batches_and_another_world_size_takes_the_rest() -> None:
+    whole = list(make_loader(AUGMENT).epoch(4))
+    position = whole[5].position
+    assert_same(make_loader(AUGMENT).epoch(4, position), whole[6:])
+    rest = [
+        label for rank in range(3) for label in valid_labels(make_loader(rank=rank, world_size=3).epoch(4, position))
+    ]
+    assert sorted(rest + valid_labels(whole[:6])) == list(range(NUM_SAMPLES))
+    assert list(make_loader().epoch(4, NUM_SAMPLES)) == []
+
+
+def test_files_are_those_of_the_batches() -> None:
+    loader = make_loader()
+    second = list(loader.epoch(1))[1]
+    assert loader.files(1, second.position - 4, 4) == [f"image {label}" for label in second.labels.tolist()]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_evaluation_sees_each_sample_once(world_size: int, batch_size: int) -> None:
+    shards = []
+    for rank in range(world_size):
+        loader = EvalLoader(
+            make_source(), transform=PLAIN, channels=1, batch_size=batch_size, rank=rank, world_size=world_size
+        )
+        assert loader.num_samples == NUM_SAMPLES
+        batches = list(loader)
+        assert all(batch.num_valid == len(batch.labels) for batch in batches)
+        shards.append(valid_labels(batches))
+        assert shards[-1] == valid_labels(loader)  # again
+    assert shards == [list(range(NUM_SAMPLES))[rank::world_size] for rank in range(world_size)]
+
+
+def test_a_rank_may_have_nothing_to_evaluate() -> None:
+    arguments = {"channels": 1, "batch_size": 4, "rank": 2, "world_size": 3, "num_workers": 1}
+    assert list(EvalLoader(make_source(2), transform=PLAIN, **arguments)) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_unreadable_image_is_one_clean_line(tmp_path: Path, num_workers: int) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    source = FolderImages(tmp_path, ["good.png", "bad.png"], np.array([0, 1]))
+    loader = make_loader(source=source, num_workers=num_workers)
+    with pytest.raises(DataError) as raised:
+        list(loader.epoch(0))
+    assert str(raised.value).startswith(f"{tmp_path}/bad.png: is not an image")
+    assert "\n" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def process_group(image: Image.Image) -> torch.Tensor:
+    return torch.tensor([[[float(os.getpgrp())]]])
+
+
+def die(image: Image.Image) -> torch.Tensor:
+    os._exit(1)
+
+
+def test_workers_are_out_of_reach_of_the_terminal() -> None:
+    groups = {batch.images[0].item() for batch in make_loader(process_group, num_workers=2).epoch(0)}
+    assert len(groups) == 2
+    assert os.getpgrp() not in groups
+
+
+def test_a_worker_that_dies_is_explained() -> None:
+    with pytest.raises(DataError, match=r"A data worker died: .*Lower DATA\.NUM_WORKERS"):
+        list(make_loader(die, num_workers=1).epoch(0))
+
+
+def test_digits_are_divided_the_same_way_for_everyone() -> None:
+    sets = open_digits()
+    assert sets.classes == [str(digit) for digit in range(10)]
+    assert (len(sets.train.labels), len(sets.val.labels)) == (1437, 360)
+    assert np.bincount(sets.val.labels).tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
+    train, val = ({half.name(index) for index in range(len(half.labels))} for half in (sets.train, sets.val))
+    assert not train & val
+    assert sorted(val)[:5] == [
+        "digits/0000",
+        "digits/0008",
+        "digits/0012",
+        "digits/0019",
+        "digits/0026",
+    ]  # a literal: results are only comparable on one split
+    image = sets.train.load(0, 1)
+    assert (image.mode, image.size, image.getextrema()) == ("L", (8, 8), (0, 255))
+    assert sets.train.load(0, 3).mode == "RGB"
+    with pytest.raises(DataError, match="digits, with classes 0 to 9"):
+        open_digits(classes=["cat", "dog"])
+
+
+def test_digits_are_cheap() -> None:
+    transform = make_train_transform(
+        img_size=32, channels=1, mean=(0.5,), std=(0.5,), auto_augment=None, color_jitter=0, hflip=0, erase_prob=0
+    )
+    loader = make_loader(transform, source=open_digits().train, batch_size=64)
+    list(loader.epoch(0))
+    seconds = []
+    for epoch in range(3):
+        start = time.process_time()
+        list(loader.epoch(epoch))
+        seconds.append(time.process_time() - start)
+    # About 80 us a sample on one core; the bound leaves room for slower and busier machines.
+    assert min(seconds) / loader.num_samples < 400e-6

@@ -1,0 +1,207 @@
+"""Prediction from Python: kinds of models, images and results."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from swin.config import config_to_dict, load_config
+from swin.errors import CheckpointError, ConfigError, DataError
+from swin.inference import inference_model, list_images, load_predictor
+from swin.models import build_model
+
+KEYS = {"pred_scores", "pred_label", "pred_score", "pred_class"}
+CLASSES = ["red", "green", "blue"]
+TINY = [
+    *("DATA.IMG_SIZE", 16, "MODEL.SWIN.PATCH_SIZE", 2, "MODEL.SWIN.EMBED_DIM", 8, "MODEL.SWIN.WINDOW_SIZE", 4),
+    *("MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"),
+]
+
+
+class Brightest(nn.Module):
+    """Its logits are the channel means, so it answers with the brightest colour."""
+
+    def __init__(self, classes=CLASSES):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.drop = nn.Dropout(0.9)
+        self.classes = classes
+        self.eval_transform_args = {"img_size": 8, "mean": (0, 0, 0), "std": (1, 1, 1)}
+
+    def forward(self, images):
+        assert not self.training
+        return self.drop(images.mean(dim=(2, 3)) * self.scale)
+
+
+def coloured(name, size=(12, 9)):
+    return Image.new("RGB", size, name)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Write a tiny checkpoint whose own weights say class 0 and whose averaged ones say class 2."""
+    cfg = load_config(opts=TINY)
+    torch.manual_seed(0)
+    model = build_model(cfg, 3)
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    own["head.bias"] = torch.tensor([50.0, 0.0, 0.0])
+    averaged = {**own, "head.bias": torch.tensor([0.0, 0.0, 50.0])}
+
+    def write(with_ema=True, **changes):
+        ema = {"model": averaged, "num_updates": torch.tensor(5)} if with_ema else None
+        content = {"model": own, "ema": ema, "config": config_to_dict(cfg), "classes": CLASSES, **changes}
+        torch.save(content, tmp_path / "best.pth")
+        return tmp_path / "best.pth"
+
+    return write
+
+
+def test_one_image_gives_one_dict():
+    result = inference_model(Brightest(), coloured("blue"))
+    assert set(result) == KEYS
+    assert (result["pred_label"], result["pred_class"]) == (2, "blue")
+    expected = torch.softmax(torch.tensor([0.0, 0.0, 1.0]), dim=0)
+    torch.testing.assert_close(torch.tensor(result["pred_scores"]), expected)
+    assert result["pred_score"] == result["pred_scores"][2]
+
+
+def test_files_images_and_arrays_agree(tmp_path):
+    image = coloured("lime")
+    image.save(tmp_path / "lime.png")
+    array = np.array(image)
+    path = tmp_path / "lime.png"
+    alpha = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
+    results = inference_model(Brightest(), [path, str(path), image, array, alpha, image.convert("RGBA")])
+    assert [result["pred_class"] for result in results] == ["green"] * 6
+    assert all(result == results[0] for result in results)
+
+
+def test_grey_arrays():
+    results = inference_model(Brightest(), [np.full((5, 7), 255, np.uint8), np.full((5, 7, 1), 255, np.uint8)])
+    assert results[0] == results[1]
+    assert results[0]["pred_scores"] == pytest.approx([1 / 3] * 3)
+
+
+def test_a_folder_is_taken_in_sorted_order_without_hidden_files(tmp_path):
+    for name in ("b/red.PNG", "a/blue.png", "lime.jpg", ".hidden/red.png", ".red.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        coloured(name.rsplit("/", 1)[-1].strip(".").split(".")[0]).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert [path.name for path in list_images(tmp_path)] == ["blue.png", "red.PNG", "lime.jpg"]
+    results = inference_model(Brightest(), tmp_path)
+    assert [result["pred_class"] for result in results] == ["blue", "red", "green"]
+
+
+def test_more_images_than_a_batch_and_none():
+    results = inference_model(Brightest(), [coloured("red"), coloured("blue")] * 20)
+    assert [result["pred_label"] for result in results] == [0, 2] * 20
+    assert inference_model(Brightest(), []) == []
+
+
+def test_top_k_is_sorted_and_clipped():
+    image = Image.new("RGB", (4, 4), (10, 200, 100))
+    top = inference_model(Brightest(), image, top_k=5)["top_k"]
+    assert [(best["label"], best["class"]) for best in top] == [(1, "green"), (2, "blue"), (0, "red")]
+    assert len(inference_model(Brightest(), image, top_k=2)["top_k"]) == 2
+    with pytest.raises(ConfigError, match="top_k is 0"):
+        inference_model(Brightest(), image, top_k=0)
+
+
+def test_a_model_gets_its_modes_back_even_after_an_error():
+    model = Brightest()
+    model.drop.eval()
+    inference_model(model, coloured("red"), device="cpu")
+    assert (model.training, model.drop.training) == (True, False)
+    with pytest.raises(DataError):
+        inference_model(model, "absent.png")
+    assert (model.training, model.drop.training) == (True, False)
+
+
+def test_a_model_that_keeps_tensors_can_be_trained_after_predicting():
+    class Caching(Brightest):
+        cache = None
+
+        def forward(self, images):
+            if self.cache is None:
+                self.cache = torch.arange(3.0)
+            return images.mean(dim=(2, 3)) * self.scale * self.cache
+
+    model = Caching()
+    inference_model(model, coloured("red"))
+    model(torch.ones(1, 3, 8, 8)).sum().backward()
+    assert model.scale.grad == 3
+
+
+def test_without_names_the_label_is_the_class():
+    assert inference_model(Brightest(classes=None), coloured("blue"))["pred_class"] == "2"
+
+
+def test_a_checkpoint_gives_averaged_weights_and_names(checkpoint):
+    result = inference_model(checkpoint(), coloured("red"))
+    assert (result["pred_label"], result["pred_class"]) == (2, "blue")
+    assert inference_model(str(checkpoint(with_ema=False)), coloured("red"), device="cpu")["pred_class"] == "red"
+
+
+def test_a_loaded_predictor_follows_the_config(checkpoint):
+    predictor = load_predictor(checkpoint())
+    assert (predictor.channels, predictor.classes, predictor.model.training) == (3, CLASSES, False)
+    assert predictor.transform(coloured("red")).shape == (3, 16, 16)
+
+
+def test_a_name_with_a_weight_file(checkpoint, tmp_path, monkeypatch):
+    seen = {}
+
+    def create(name, *, pretrained):
+        seen.update(name=name, pretrained=pretrained)
+        return Brightest()
+
+    monkeypatch.setattr("swin.inference.create_model", create)
+    assert inference_model("swin_tiny", coloured("blue"), checkpoint=tmp_path / "w.pth")["pred_class"] == "blue"
+    assert seen == {"name": "swin_tiny", "pretrained": tmp_path / "w.pth"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "words"),
+    [
+        (("swin_tiny", coloured("red")), ConfigError, "'swin_tiny' is a model's name"),
+        ((Brightest(), "absent.png"), DataError, "absent.png"),
+        ((Brightest(), np.zeros((4, 4))), DataError, "float64 is not an image"),
+        ((Brightest(), np.zeros((2, 4, 4), np.uint8)[None]), DataError, r"\(1, 2, 4, 4\)"),
+        ((Brightest(classes=["a"]), coloured("red")), CheckpointError, "3 outputs but 1 class names"),
+    ],
+)
+def test_unusable_arguments(arguments, kind, words):
+    with pytest.raises(kind, match=words):
+        inference_model(*arguments)
+
+
+def test_a_model_object_takes_no_checkpoint():
+    with pytest.raises(ConfigError, match="load_weights"):
+        inference_model(Brightest(), coloured("red"), checkpoint="w.pth")
+
+
+def test_damaged_weights_are_noticed():
+    model = Brightest()
+    nn.init.constant_(model.scale, torch.nan)
+    with pytest.raises(CheckpointError, match="not finite"):
+        inference_model(model, coloured("red"))
+
+
+def test_a_truncated_pil_image_is_a_data_error(tmp_path):
+    Image.effect_noise((64, 64), 50).convert("RGB").save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+    with Image.open(tmp_path / "half.png") as image, pytest.raises(DataError, match="cannot be decoded"):
+        inference_model(Brightest(), image)
+
+
+def test_weights_without_config_or_of_another_shape(checkpoint):
+    with pytest.raises(CheckpointError, match="without the config and class names"):
+        load_predictor(checkpoint(config=None))
+    with pytest.raises(CheckpointError, match=r"head\.weight"):
+        load_predictor(checkpoint(classes=["one", "two"]))
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="holds no images"):
+        inference_model(Brightest(), tmp_path)

@@ -1,0 +1,122 @@
+"""The command `python -m tools.predict`."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from swin.config import config_to_dict, load_config
+from swin.models import build_model
+from tools.predict import main
+
+CLASSES = ["cat, black", 'the "dog"', "zebra"]
+TINY = [
+    *("DATA.IMG_SIZE", 16, "MODEL.SWIN.PATCH_SIZE", 2, "MODEL.SWIN.EMBED_DIM", 8, "MODEL.SWIN.WINDOW_SIZE", 4),
+    *("MODEL.SWIN.DEPTHS", "[1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"),
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A checkpoint that prefers class 1, then 0, and a folder of two images around a bad one."""
+    cfg = load_config(opts=TINY)
+    model = build_model(cfg, 3)
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data = torch.tensor([1.0, 2.0, 0.0])
+    content = {"model": model.state_dict(), "ema": None, "config": config_to_dict(cfg), "classes": CLASSES}
+    torch.save(content, tmp_path / "best.pth")
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (20, 20), "red").save(images / name)
+    return tmp_path
+
+
+def predict(files, capsys, *flags, source="images"):
+    status = main(["--checkpoint", str(files / "best.pth"), "--input", str(files / source), *flags])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_text(files, capsys):
+    status, out, err = predict(files, capsys, "--top-k", "2")
+    assert (status, err) == (0, "")
+    shares = torch.tensor([1.0, 2.0, 0.0]).softmax(0) * 100
+    line = f'a.png  the "dog" {shares[1]:.2f}%  cat, black {shares[0]:.2f}%'
+    assert out.splitlines()[0] == f"{files / 'images'}/{line}"
+    assert len(out.splitlines()) == 2
+
+
+def test_json_is_one_document_and_top_k_is_clipped(files, capsys):
+    status, out, _ = predict(files, capsys, "--format", "json", "--top-k", "9", source="images/a.png")
+    assert status == 0
+    (row,) = json.loads(out)
+    assert list(row) == ["file", "pred_label", "pred_class", "pred_score", "top_k"]
+    assert row["file"] == str(files / "images" / "a.png")
+    assert (row["pred_label"], row["pred_class"]) == (1, CLASSES[1])
+    assert [best["label"] for best in row["top_k"]] == [1, 0, 2]
+    assert sum(best["score"] for best in row["top_k"]) == pytest.approx(1)
+
+
+def test_csv_is_quoted(files, capsys):
+    _, out, _ = predict(files, capsys, "--format", "csv", "--top-k", "2")
+    header, *lines = csv.reader(io.StringIO(out))
+    assert header == ["file", "rank", "label", "class", "score", "error"]
+    assert [line[1:4] for line in lines] == [["1", "1", CLASSES[1]], ["2", "0", CLASSES[0]]] * 2
+
+
+@pytest.mark.parametrize("style", ["text", "json", "csv"])
+@pytest.mark.parametrize("batch_size", ["1", "32"])
+def test_a_bad_file_is_named_and_the_others_predicted(files, capsys, style, batch_size):
+    (files / "images" / "b.png").write_bytes(b"not an image")
+    status, out, err = predict(files, capsys, "--format", style, "--batch-size", batch_size, "--top-k", "1")
+    assert status == 2
+    assert "1 of 3 files could not be read" in err
+    if style == "json":
+        rows = json.loads(out)
+        assert ["error" in row for row in rows] == [False, True, False]
+        assert "b.png" in rows[1]["error"]
+    elif style == "csv":
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert [bool(row["error"]) for row in rows] == [False, True, False]
+    else:
+        assert ["  error: " in line for line in out.splitlines()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--checkpoint", "absent.pth"], "absent.pth"),
+        (["--input", "absent.png"], "--input absent.png does not exist"),
+        (["--device", "tpu"], "'tpu' is not supported"),
+    ],
+)
+def test_errors_are_one_message(files, capsys, flags, words):
+    status, out, err = predict(files, capsys, *flags)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert words in err
+
+
+def test_usage_errors(files, capsys):
+    with pytest.raises(SystemExit) as info:
+        predict(files, capsys, "--top-k", "0")
+    assert info.value.code == 2
+    assert "invalid whole number of at least 1 value: '0'" in capsys.readouterr().err
+
+
+def test_as_a_command_whose_reader_leaves(files):
+    command = [sys.executable, "-m", "tools.predict", "--checkpoint", files / "best.pth", "--input", files / "images"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0

@@ -1,0 +1,81 @@
+"""Schedules against literals and against timm's scheduler classes."""
+
+import pytest
+import torch
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
+
+from swin.config import load_config
+from swin.errors import ConfigError
+from swin.schedule import build_schedule, make_schedule
+
+COMMON = {"peak_lr": 1.0, "warmup_lr": 0.1, "min_lr": 0.01, "total_steps": 100, "warmup_steps": 10}
+
+
+def timm_values(kind, **arguments):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=COMMON["peak_lr"])
+    scheduler = kind(optimizer, warmup_t=10, warmup_lr_init=0.1, t_in_epochs=False, **arguments)
+    return [scheduler._get_lr(step)[0] for step in range(100)]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_cosine_equals_timm(prefix):
+    ours = make_schedule(name="cosine", warmup_prefix=prefix, **COMMON)
+    t_initial = 90 if prefix else 100
+    expected = timm_values(CosineLRScheduler, t_initial=t_initial, lr_min=0.01, warmup_prefix=prefix)
+    assert [ours(step) for step in range(100)] == pytest.approx(expected, rel=1e-12)
+
+
+def test_step_equals_timm_without_prefix():
+    ours = make_schedule(name="step", decay_steps=30, decay_rate=0.5, **COMMON)
+    expected = timm_values(StepLRScheduler, decay_t=30, decay_rate=0.5, warmup_prefix=False)
+    assert [ours(step) for step in range(100)] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"name": "cosine"}, {0: 0.1, 5: 0.55, 10: 1.0, 55: 0.505, 100: 0.01, 250: 0.01}),
+        ({"name": "cosine", "warmup_prefix": False}, {5: 0.55, 50: 0.505, 100: 0.01}),
+        ({"name": "linear"}, {0: 0.1, 9: 0.91, 10: 1.0, 55: 0.505, 100: 0.01, 250: 0.01}),
+        ({"name": "step", "decay_steps": 40}, {5: 0.55, 39: 1.0, 40: 0.1, 80: 0.01}),
+        ({"name": "multistep", "milestones": (30, 60), "gamma": 0.2}, {5: 0.55, 29: 1.0, 30: 0.2, 60: 0.04}),
+    ],
+)
+def test_literals(arguments, expected):
+    schedule = make_schedule(**arguments, **COMMON)
+    assert {step: schedule(step) for step in expected} == pytest.approx(expected)
+
+
+def test_without_warmup_the_first_update_has_the_peak():
+    for name in ("cosine", "linear"):
+        assert make_schedule(name=name, **{**COMMON, "warmup_steps": 0})(0) == 1.0
+
+
+def test_a_run_of_warmup_alone_divides_by_nothing():
+    assert make_schedule(name="cosine", **{**COMMON, "total_steps": 10})(10) == 1.0
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({"name": "cosin"}, "'cosin'"), ({"name": "step"}, "found 0")])
+def test_unusable_arguments(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        make_schedule(**arguments, **COMMON)
+
+
+def test_official_recipe_is_scaled_by_the_effective_batch():
+    schedule = build_schedule(load_config(), effective_batch=1024, updates_per_epoch=1251)
+    assert schedule(0) == pytest.approx(1e-6)
+    assert schedule(20 * 1251) == pytest.approx(1e-3)
+    assert schedule(300 * 1251) == pytest.approx(1e-5)
+
+
+def test_learning_rates_as_written_and_linear_ends_at_min_lr():
+    options = ["TRAIN.LR_REFERENCE_BATCH", 0, "TRAIN.LR_SCHEDULER.NAME", "linear", "TRAIN.EPOCHS", 40]
+    schedule = build_schedule(load_config(opts=options), effective_batch=1024, updates_per_epoch=10)
+    # The official linear schedule ends at 1% of the peak, which is the default MIN_LR.
+    assert (schedule(200), schedule(300), schedule(400)) == pytest.approx((5e-4, 2.525e-4, 5e-6))
+
+
+def test_milestones_are_epochs():
+    options = ["TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", "[30, 60]"]
+    schedule = build_schedule(load_config(opts=options), effective_batch=512, updates_per_epoch=10)
+    assert (schedule(299), schedule(300), schedule(600)) == pytest.approx((5e-4, 5e-5, 5e-6))

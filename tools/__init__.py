@@ -1,0 +1,1 @@
+"""Small commands around the library, one a file: `python -m tools.NAME --help`."""

@@ -1,0 +1,128 @@
+"""Predict the classes of image files with a training checkpoint.
+
+python -m tools.predict --checkpoint output/swin_tiny/default/checkpoints/best.pth --input photo.jpg
+
+Exit status: 0; 2 for an error, which includes files that could not be read, while the others are still predicted.
+"""
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from swin.errors import DataError, SwinError
+from swin.inference import Predictor, list_images, load_predictor, read_image
+
+Row = dict[str, Any]
+
+
+def predict_files(predictor: Predictor, files: Sequence[Path], *, batch_size: int, top_k: int) -> Iterator[Row]:
+    """Yield one row a file, in order: `file` with the keys of `inference_model` and `top_k`, or `file` with `error`."""
+    for start in range(0, len(files), batch_size):
+        rows: list[Row] = []
+        images = []
+        for path in files[start : start + batch_size]:
+            row: Row = {"file": str(path)}
+            rows.append(row)
+            try:
+                images.append(read_image(path, predictor.channels))
+            except DataError as error:
+                row["error"] = str(error)
+        readable = [row for row in rows if "error" not in row]
+        if images:
+            for row, scores_K in zip(readable, predictor.scores(images), strict=True):
+                row.update(predictor.describe(scores_K, top_k))
+        yield from rows
+
+
+def print_text(rows: Iterator[Row]) -> None:
+    """Print one line a file: its name, then the classes with their probabilities in percent."""
+    for row in rows:
+        if "error" in row:
+            print(f"{row['file']}  error: {row['error']}")
+        else:
+            print(row["file"], *(f"{best['class']} {100 * best['score']:.2f}%" for best in row["top_k"]), sep="  ")
+
+
+def print_json(rows: Iterator[Row]) -> None:
+    """Print one JSON list with an object a file: the predicted class and the best ones, or the error."""
+    keys = ("file", "pred_label", "pred_class", "pred_score", "top_k", "error")
+    print(json.dumps([{key: row[key] for key in keys if key in row} for row in rows], indent=2))
+
+
+def print_csv(rows: Iterator[Row]) -> None:
+    """Print a header, then a line for each of a file's best classes, or one with its error."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "rank", "label", "class", "score", "error"])
+    for row in rows:
+        if "error" in row:
+            writer.writerow([row["file"], "", "", "", "", row["error"]])
+        for rank, best in enumerate(row.get("top_k", ()), start=1):
+            writer.writerow([row["file"], rank, best["label"], best["class"], best["score"], ""])
+
+
+_PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+
+    def positive(text: str) -> int:
+        if (number := int(text)) < 1:
+            raise ValueError
+        return number
+
+    positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
+    parser = argparse.ArgumentParser(prog="python -m tools.predict", description="Predict the classes of image files.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
+    parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--top-k", type=positive, default=5, help="classes to show, at most all (default: 5)")
+    parser.add_argument("--format", choices=sorted(_PRINTERS), default="text", help="output (default: text)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="images per forward pass (default: 32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict and print; return the exit status."""
+    source: Path = arguments.input
+    if not source.exists():
+        raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
+    files = list_images(source) if source.is_dir() else [source]
+    predictor = load_predictor(arguments.checkpoint, device=arguments.device)
+    bad = 0
+
+    def counted() -> Iterator[Row]:
+        nonlocal bad
+        for row in predict_files(predictor, files, batch_size=arguments.batch_size, top_k=arguments.top_k):
+            bad += "error" in row
+            yield row
+
+    _PRINTERS[arguments.format](counted())
+    if bad:
+        print(f"error: {bad} of {len(files)} files could not be read; the output names them.", file=sys.stderr)
+    return DataError.exit_code if bad else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; every error is one message."""
+    # File names may hold bytes that are no text in the console's encoding.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        status = run(parse_arguments(argv))
+        sys.stdout.flush()
+    except SwinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
