@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,18 +15,25 @@ from data import Data, build_data
 from swin.config import Config, dump_config
 from swin.config.flags import load_command_line
 from swin.distributed import Distributed, barrier, setup_distributed, shutdown
-from swin.engine.build import build_plan, build_precision, build_setup, build_state, describe_model, describe_plan
+from swin.engine.build import (
+    build_plan,
+    build_precision,
+    build_setup,
+    build_state,
+    describe_frozen,
+    describe_model,
+    describe_plan,
+)
 from swin.engine.checkpoint import find_latest, read_checkpoint
 from swin.engine.evaluate import EvalResult, evaluate
 from swin.engine.precision import Precision
-from swin.engine.state import load_strictly
 from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import measure_throughput
 from swin.engine.train import train
-from swin.errors import ConfigError, SwinError
+from swin.errors import ConfigError, RunStoppedError, SwinError
 from swin.models import SwinTransformer, build_model
 from swin.records import Records
-from swin.weights import load_weights
+from swin.weights import load_weights, read_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             records.close()
             shutdown()
+    except KeyboardInterrupt:
+        print("stopped before training began; there was nothing to save", file=sys.stderr)
+        return RunStoppedError.exit_code
+    except torch.OutOfMemoryError as error:
+        print(
+            f"error: {str(error).splitlines()[0]} Lower --batch-size (and raise --accumulation-steps), or recompute "
+            "activations with --use-checkpoint. The last checkpoint is intact.",
+            file=sys.stderr,
+        )
+        return ConfigError.exit_code
     except SwinError as error:
         if os.environ.get("RANK", "0") == "0":  # every process found the same; one says it
             print(f"error: {error}", file=sys.stderr)
@@ -71,47 +89,52 @@ def run(
         run_training(cfg, dist, records, run_dir, precision, arguments, is_dry=is_dry)
 
 
-def make_model(cfg: Config, dist: Distributed, records: Records, num_classes: int) -> SwinTransformer:
-    """The config's model on this process's device."""
-    model = build_model(cfg, num_classes)
+def make_model(cfg: Config, dist: Distributed, records: Records, classes: Sequence[str] | None) -> SwinTransformer:
+    """The config's model on this process's device; it has MODEL.NUM_CLASSES outputs if the classes are not known."""
+    model = build_model(cfg, len(classes) if classes else cfg.MODEL.NUM_CLASSES)
+    model.classes = list(classes) if classes else None
     records.info(describe_model(cfg, model))
     return model.to(dist.device)
 
 
 def run_throughput(cfg: Config, dist: Distributed, records: Records, precision: Precision) -> None:
     """Time inference on random images of the config's size and batch."""
-    model = make_model(cfg, dist, records, cfg.MODEL.NUM_CLASSES)
+    model = make_model(cfg, dist, records, None)
     images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=dist.device)
     speed = measure_throughput(model, images, precision)
     records.info(f"batch_size {len(images)} throughput {speed:.1f} images/s ({precision.name} on {dist.device})")
 
 
 def run_evaluation(cfg: Config, dist: Distributed, records: Records, run_dir: Path, precision: Precision) -> None:
-    """Evaluate the named checkpoint, strictly; nothing is chosen automatically."""
-    if not (cfg.MODEL.RESUME or cfg.MODEL.PRETRAINED):
+    """Evaluate the named checkpoint or weight file, strictly; nothing is chosen automatically."""
+    flag, file = ("--resume", cfg.MODEL.RESUME) if cfg.MODEL.RESUME else ("--pretrained", cfg.MODEL.PRETRAINED)
+    if not file:
         raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
-    content = read_checkpoint(cfg.MODEL.RESUME) if cfg.MODEL.RESUME else {}
+    adopt_split(cfg, run_dir, dist)
+    weights = read_weights(file)
     data = build_data(
         cfg,
         rank=dist.rank,
         world_size=dist.world_size,
         run_dir=run_dir,
         need_train=False,
-        classes=content.get("classes"),
+        classes=weights.classes,
     )
-    model = make_model(cfg, dist, records, len(data.classes))
-    if content:
-        weights, kind = (
-            (content["ema"]["model"], "averaged weights") if content.get("ema") else (content["model"], "weights")
-        )
-        load_strictly(model, weights, Path(cfg.MODEL.RESUME))
-        records.info(f"evaluating the {kind} of {cfg.MODEL.RESUME} (--resume)")
-    else:
-        records.info(f"evaluating {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
+    model = make_model(cfg, dist, records, data.classes)
+    records.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
     result = make_evaluation(model, data, precision, dist)()
     records.info(str(result))
     if dist.is_main:
         (run_dir / "eval.json").write_text(json.dumps(result.fields(), indent=2) + "\n")
+
+
+def adopt_split(cfg: Config, run_dir: Path, dist: Distributed) -> None:
+    """Use the held-out images of the run whose checkpoint is named, so that none it trained on is evaluated."""
+    theirs = Path(cfg.MODEL.RESUME).parent.parent / "split.json"
+    if cfg.MODEL.RESUME and dist.is_main and theirs.is_file() and not (run_dir / "split.json").exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(theirs, run_dir / "split.json")
+    barrier()
 
 
 def make_evaluation(
@@ -120,7 +143,10 @@ def make_evaluation(
     """A function that measures the model on the validation set."""
     loader = data.val
     assert loader is not None
-    return lambda: evaluate(model, loader, precision=precision, dist=dist, num_samples=loader.num_samples)
+    normalise = data.prepare.normalise
+    return lambda: evaluate(
+        model, loader, normalise=normalise, precision=precision, dist=dist, num_samples=loader.num_samples
+    )
 
 
 def run_training(
@@ -134,18 +160,22 @@ def run_training(
     is_dry: bool,
 ) -> None:
     """Train, from a checkpoint where there is one."""
+    if not is_dry:
+        adopt_split(cfg, run_dir, dist)
     data = build_data(cfg, rank=dist.rank, world_size=dist.world_size, run_dir=None if is_dry else run_dir)
     assert data.train is not None
     for note in data.notes:
         records.warning(note)
     records.write_run_files(dump_config(cfg), data.classes, arguments)
-    model = make_model(cfg, dist, records, len(data.classes))
+    model = make_model(cfg, dist, records, data.classes)
     found = find_start(cfg, run_dir, records, is_dry=is_dry)
     if found is None and cfg.MODEL.PRETRAINED:
         records.info(
             f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}"
         )
     state = build_state(cfg, model, precision)
+    if cfg.TRAIN.FREEZE:
+        records.info(describe_frozen(model))
     state.epoch, state.step = cfg.TRAIN.START_EPOCH, cfg.TRAIN.START_EPOCH * data.train.updates_per_epoch
     if found is not None:
         path, content = found
@@ -155,7 +185,7 @@ def run_training(
     plan = build_plan(cfg, data.train, run_dir, data.classes, evaluation, dist)
     num_val = data.val.num_samples if data.val else 0
     records.info(describe_plan(cfg, plan, data.train, num_val, precision, dist))
-    setup = build_setup(cfg, model, data.mix, precision, dist)
+    setup = build_setup(cfg, model, data.prepare, precision, dist)
     if is_dry:
         totals = StepTotals(dist.device)
         train_step(setup, state, data.train.epoch(state.epoch, 0), plan.schedule(state.step), totals)

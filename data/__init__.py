@@ -2,6 +2,6 @@
 
 from data.build import Data, build_data
 from data.loaders import Batch, EvalLoader, TrainLoader
-from data.mixing import Mixer
+from data.prepare import Prepare
 
-__all__ = ["Batch", "Data", "EvalLoader", "Mixer", "TrainLoader", "build_data"]
+__all__ = ["Batch", "Data", "EvalLoader", "Prepare", "TrainLoader", "build_data"]

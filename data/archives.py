@@ -4,16 +4,15 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from data.datasets import Names, Sets, check_known
 from swin.errors import DataError
-from swin.preprocess import open_image
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 _OFFSET, _STORED_SIZE, _SIZE, _METHOD, _CHECKSUM = range(5)
@@ -121,7 +120,7 @@ def _read_directory(path: Path, members: Iterable[str]) -> np.ndarray:
     return np.array(entries, dtype=np.int64).reshape(-1, 5)
 
 
-def read_map(path: Path) -> tuple[list[str], np.ndarray]:
+def read_map(path: Path) -> tuple[Names, np.ndarray]:
     """Reads a map file.
 
     Returns:
@@ -130,9 +129,9 @@ def read_map(path: Path) -> tuple[list[str], np.ndarray]:
     Raises:
         DataError: Missing or empty, or a line is not `path<TAB>label` with a label of 0 or more.
     """
-    names: list[str] = []
-    labels: list[int] = []
-    try:
+    labels = array("q")
+
+    def names() -> Iterator[str]:
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
             for line_number, line in enumerate(lines, start=1):
                 if not line.strip():
@@ -143,13 +142,16 @@ def read_map(path: Path) -> tuple[list[str], np.ndarray]:
                         f"{path}:{line_number}: found {line.strip()[:80]!r}, expected `path<TAB>label`, the label an "
                         "integer from 0."
                     )
-                names.append(name)
                 labels.append(int(label))
+                yield name
+
+    try:
+        found = Names(names())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
-    if not names:
+    if not len(found):
         raise DataError(f"{path}: lists no images. Expected a line `path<TAB>label` for each.")
-    return names, np.array(labels, dtype=np.int64)
+    return found, np.frombuffer(labels, dtype=np.int64)
 
 
 class ZipImages:
@@ -157,14 +159,14 @@ class ZipImages:
 
     def __init__(self, archive: ZipArchive, names: Sequence[str], labels: np.ndarray) -> None:
         self.archive = archive
-        self.names = Names(names)
+        self.names = Names.of(names)
         self.labels = labels
 
     def name(self, index: int) -> str:
         return f"{self.archive.path}/{self.names[index]}"
 
-    def load(self, index: int, channels: int) -> Image.Image:
-        return open_image(self.archive.read(index), channels=channels, name=self.name(index))
+    def read(self, index: int) -> bytes:
+        return self.archive.read(index)
 
 
 def open_zips(
@@ -201,16 +203,16 @@ def open_zips(
     if need_train or (classes is None and (root / "train_map.txt").exists()):
         names, labels = read_map(root / "train_map.txt")
         origin = origin if classes is not None else str(root / "train_map.txt")
-        classes = classes if classes is not None else _name_classes(names, labels, origin)
+        classes = classes if classes is not None else name_classes(names, labels, origin)
         if need_train:
-            _check_labels(root / "train_map.txt", names, labels, classes, origin)
+            check_labels(root / "train_map.txt", names, labels, classes, origin)
             train = _open_zip(root / "train.zip", names, labels)
             first, step = {"no": (len(names), 1), "full": (0, 1), "part": (rank, world_size)}[cache_mode]
             train.archive.cache(np.arange(first, len(names), step))
     elif classes is None:
         origin = str(root / "val_map.txt")
-        classes = _name_classes(val_names, val_labels, origin)
-    _check_labels(root / "val_map.txt", val_names, val_labels, classes, origin)
+        classes = name_classes(val_names, val_labels, origin)
+    check_labels(root / "val_map.txt", val_names, val_labels, classes, origin)
     val = _open_zip(root / "val.zip", val_names, val_labels)
     if cache_mode != "no":
         val.archive.cache(np.arange(rank, len(val_names), world_size))
@@ -229,7 +231,12 @@ def _folder_of_label(names: Sequence[str], labels: np.ndarray) -> dict[int, str]
     return folders if is_one_to_one else {}
 
 
-def _name_classes(names: Sequence[str], labels: np.ndarray, origin: str) -> list[str]:
+def name_classes(names: Sequence[str], labels: np.ndarray, origin: str) -> list[str]:
+    """Names numbered classes after the images' top folders, where these correspond, or else after their numbers.
+
+    Raises:
+        DataError: A number below the largest is not used.
+    """
     used = np.unique(labels)
     if used[-1] != len(used) - 1:
         missing = int(np.flatnonzero(used != np.arange(len(used)))[0])
@@ -238,7 +245,8 @@ def _name_classes(names: Sequence[str], labels: np.ndarray, origin: str) -> list
     return [folders.get(label, str(label)) for label in range(len(used))]
 
 
-def _check_labels(path: Path, names: Sequence[str], labels: np.ndarray, classes: Sequence[str], origin: str) -> None:
+def check_labels(path: Path, names: Sequence[str], labels: np.ndarray, classes: Sequence[str], origin: str) -> None:
+    """Raises a DataError where numbered images do not fit a label map, by number or by the names of their folders."""
     if labels.max() >= len(classes):
         raise DataError(
             f"{path}: label {labels.max()} is unknown to {origin}, which has {len(classes)} classes (0 to "

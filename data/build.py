@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 
 from data.archives import open_zips
-from data.datasets import Sets
+from data.datasets import EvalPixels, Sets
 from data.digits import open_digits
 from data.folders import open_folders
 from data.loaders import EvalLoader, TrainLoader
-from data.mixing import Mixer, build_mixer
+from data.prepare import Prepare, build_prepare
+from data.shards import is_packed, open_shards
+from data.tables import find_tables, is_cub, open_cub, open_imagenet22k, open_tables
 from data.transforms import build_train_transform
 from swin.config import Config
 from swin.errors import ConfigError
-from swin.preprocess import MODES, build_eval_transform
+from swin.preprocess import MODES, build_eval_resize
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Data:
     classes: list[str]
     train: TrainLoader | None
     val: EvalLoader | None
-    mix: Mixer | None
+    prepare: Prepare  # loaded batches to what the model takes
     num_workers: int  # processes behind each loader
     notes: tuple[str, ...] = ()  # what a user should be told
 
@@ -47,7 +49,7 @@ def build_data(
         rank: This process's rank.
         world_size: Number of ranks.
         run_dir: Where the split of an undivided folder is remembered.
-        need_train: False to evaluate; then training data may be missing, and `train` and `mix` are None.
+        need_train: False to evaluate; then training data may be missing, and `train` is None.
         classes: The label map of a checkpoint, which then wins over the data's own.
 
     Raises:
@@ -57,7 +59,7 @@ def build_data(
     channels = cfg.MODEL.SWIN.IN_CHANS
     if channels not in MODES:
         raise ConfigError(f"MODEL.SWIN.IN_CHANS is {channels}; images can be read with 1, 3 or 4 channels.")
-    sets = _open_sets(cfg, rank, world_size, run_dir, need_train, classes)
+    sets = open_sets(cfg, rank=rank, world_size=world_size, run_dir=run_dir, need_train=need_train, classes=classes)
     if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
@@ -65,7 +67,6 @@ def build_data(
         )
     num_workers = min(cfg.DATA.NUM_WORKERS, _num_cpus())
     shared = {
-        "channels": channels,
         "batch_size": cfg.DATA.BATCH_SIZE,
         "rank": rank,
         "world_size": world_size,
@@ -86,16 +87,25 @@ def build_data(
     return Data(
         classes=sets.classes,
         train=train,
-        val=EvalLoader(sets.val, transform=build_eval_transform(cfg), **shared),
-        mix=build_mixer(cfg, len(sets.classes)) if need_train else None,
+        val=EvalLoader(
+            sets.val, transform=EvalPixels(build_eval_resize(cfg), channels=channels, exif=cfg.DATA.EXIF), **shared
+        ),
+        prepare=build_prepare(cfg, len(sets.classes)),
         num_workers=num_workers,
         notes=sets.notes,
     )
 
 
-def _open_sets(
-    cfg: Config, rank: int, world_size: int, run_dir: Path | None, need_train: bool, classes: Sequence[str] | None
+def open_sets(
+    cfg: Config,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    run_dir: Path | None = None,
+    need_train: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> Sets:
+    """Opens the images that a config describes, with the arguments of `build_data`."""
     if cfg.DATA.DATASET == "digits":
         return open_digits(classes=classes)
     if not cfg.DATA.DATA_PATH:
@@ -110,6 +120,14 @@ def _open_sets(
             need_train=need_train,
             classes=classes,
         )
+    if cfg.DATA.DATASET == "imagenet22K" and cfg.DATA.VAL_SPLIT == 0:
+        return open_imagenet22k(root, need_train=need_train, classes=classes)
+    if is_cub(root):
+        return open_cub(root, need_train=need_train, classes=classes)
+    if find_tables(root):
+        return open_tables(root, need_train=need_train, classes=classes)
+    if is_packed(root):
+        return open_shards(root, need_train=need_train, classes=classes)
     return open_folders(
         root,
         val_split=cfg.DATA.VAL_SPLIT,

@@ -1,6 +1,8 @@
 """Sets of labelled images, and how a worker turns the number of a sample into tensors."""
 
+import os
 import random
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data.erasing import Rectangle
 from data.samplers import derive_seed
 from swin.errors import DataError
-from swin.preprocess import open_image, to_channels
+from swin.preprocess import open_image, read_file
 
 
 class Names(Sequence[str]):
@@ -25,16 +28,31 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._stops = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        joined, stops = bytearray(), array("q")
+        for name in names:
+            joined += name.encode("utf-8", "surrogateescape")
+            stops.append(len(joined))
+        self.bytes = np.frombuffer(joined, dtype=np.uint8)
+        self.stops = np.frombuffer(stops, dtype=np.int64)
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """Returns the names themselves if they are of this class, else in it."""
+        return names if isinstance(names, cls) else cls(names)
+
+    @classmethod
+    def from_arrays(cls, name_bytes: np.ndarray, name_stops: np.ndarray) -> "Names":
+        """Returns the names of another object's `bytes` and `stops`."""
+        names = cls(())
+        names.bytes, names.stops = name_bytes, name_stops
+        return names
 
     def __len__(self) -> int:
-        return len(self._stops)
+        return len(self.stops)
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        start = int(self._stops[index - 1]) if index else 0
-        return self._bytes[start : int(self._stops[index])].tobytes().decode("utf-8", "surrogateescape")
+        start = int(self.stops[index - 1]) if index else 0
+        return self.bytes[start : int(self.stops[index])].tobytes().decode("utf-8", "surrogateescape")
 
 
 class Source(Protocol):
@@ -45,8 +63,8 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """Returns what logs and errors call an image."""
 
-    def load(self, index: int, channels: int) -> Image.Image:
-        """Decodes an image; raises DataError."""
+    def read(self, index: int) -> bytes | Image.Image:
+        """Returns the bytes of an image file, or an image; raises DataError."""
 
 
 class FolderImages:
@@ -54,14 +72,14 @@ class FolderImages:
 
     def __init__(self, root: Path, names: Iterable[str], labels: np.ndarray) -> None:
         self.root = root
-        self.names = Names(names)
+        self.names = Names.of(names)
         self.labels = labels
 
     def name(self, index: int) -> str:
-        return str(self.root / self.names[index])
+        return os.path.join(self.root, self.names[index])
 
-    def load(self, index: int, channels: int) -> Image.Image:
-        return open_image(self.root / self.names[index], channels=channels)
+    def read(self, index: int) -> bytes:
+        return read_file(self.name(index))
 
 
 class ArrayImages:
@@ -76,13 +94,13 @@ class ArrayImages:
     def __init__(self, images_NHW: np.ndarray, labels: np.ndarray, names: Iterable[str]) -> None:
         self.images_NHW = images_NHW
         self.labels = labels
-        self.names = Names(names)
+        self.names = Names.of(names)
 
     def name(self, index: int) -> str:
         return self.names[index]
 
-    def load(self, index: int, channels: int) -> Image.Image:
-        return to_channels(Image.fromarray(self.images_NHW[index]), channels)
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images_NHW[index])
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,43 @@ class Failure(NamedTuple):
 
 
 Key = tuple[int, int]  # epoch, index of the sample
-Sample = tuple[torch.Tensor, int]  # image (C, H, W), label
+Transform = Callable[[bytes | Image.Image, str], tuple[torch.Tensor, Sequence[Rectangle]]]
+
+
+class Sample(NamedTuple):
+    """A decoded and transformed image."""
+
+    pixels: torch.Tensor  # uint8 (C, H, W)
+    label: int
+    rectangles: Sequence[Rectangle]  # what to erase
+
+
+class Samples(NamedTuple):
+    """A batch of samples."""
+
+    images: torch.Tensor  # uint8 (B, C, H, W)
+    labels: torch.Tensor  # int64 (B,)
+    rectangles: torch.Tensor  # int64 (N, 6): place in the batch, then a Rectangle
+
+
+class EvalPixels:
+    """The transform of evaluation, which erases nothing.
+
+    Args:
+        resize: Image to uint8 (C, H, W).
+        channels: 1, 3 or 4.
+        exif: Whether to turn images as their EXIF orientation says.
+    """
+
+    def __init__(self, resize: Callable[[Image.Image], torch.Tensor], *, channels: int = 3, exif: bool = False) -> None:
+        self.resize = resize
+        self.channels = channels
+        self.exif = exif
+
+    def __call__(self, content: bytes | Image.Image, name: str) -> tuple[torch.Tensor, Sequence[Rectangle]]:
+        if isinstance(content, bytes):
+            content = open_image(content, channels=self.channels, name=name, exif=self.exif)
+        return self.resize(content), ()
 
 
 class ImageDataset(torch.utils.data.Dataset[Sample]):
@@ -123,22 +177,13 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
 
     Args:
         source: The images.
-        transform: Image to tensor (C, H, W).
-        channels: 1, 3 or 4.
+        transform: (what the source reads, its name) to uint8 (C, H, W) and what to erase.
         seed: None for a transform without random numbers.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        transform: Callable[[Image.Image], torch.Tensor],
-        channels: int,
-        seed: int | None,
-    ) -> None:
+    def __init__(self, source: Source, *, transform: Transform, seed: int | None) -> None:
         self.source = source
         self.transform = transform
-        self.channels = channels
         self.seed = seed
 
     def __len__(self) -> int:
@@ -146,10 +191,11 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        image = self.source.load(index, self.channels)
+        content = self.source.read(index)
         if self.seed is not None:
             _seed_generators(derive_seed(self.seed, epoch, index))
-        return self.transform(image), int(self.source.labels[index])
+        pixels, rectangles = self.transform(content, self.source.name(index))
+        return Sample(pixels, int(self.source.labels[index]), rectangles)
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | Failure:
         """Returns the samples, or the first failure, which travels to the main process without a traceback."""
@@ -160,12 +206,18 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
                 return Failure(str(error))
 
 
-def collate(samples: list[Sample] | Failure) -> tuple[torch.Tensor, torch.Tensor] | Failure:
-    """Stacks samples into images (B, C, H, W) and labels (B,) int64; passes a failure on."""
+def collate(samples: list[Sample] | Failure) -> Samples | Failure:
+    """Stacks samples, or passes a failure on."""
     if isinstance(samples, Failure):
         return samples
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
+    # Stacked as they lie in memory, channels last: the device reorders them faster than a worker.
+    images_BHWC = torch.stack([sample.pixels.permute(1, 2, 0) for sample in samples])
+    rectangles = [(place, *rectangle) for place, sample in enumerate(samples) for rectangle in sample.rectangles]
+    return Samples(
+        images_BHWC.permute(0, 3, 1, 2),
+        torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        torch.tensor(rectangles, dtype=torch.int64).view(-1, 6),
+    )
 
 
 def _seed_generators(seed: int) -> None:

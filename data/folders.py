@@ -13,7 +13,8 @@ from swin.preprocess import IMAGE_EXTENSIONS
 
 _LAYOUTS = (
     "Expected {train,val}/<class>/ with images; or <class>/ with images and DATA.VAL_SPLIT above 0; "
-    "or train.zip, train_map.txt, val.zip, val_map.txt and DATA.ZIP_MODE True"
+    "or train.zip, train_map.txt, val.zip, val_map.txt and DATA.ZIP_MODE True; or train.csv and val.csv; or what "
+    "tools.pack_dataset wrote"
 )
 
 

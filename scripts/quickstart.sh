@@ -17,11 +17,11 @@ echo "== Predicting one image of the test set"
 python - "$run/sample_digit.png" <<'PYTHON'
 import sys
 
-from data.datasets import digits_sample
+from data.digits import open_digits
 
-image, name = digits_sample()
-image.save(sys.argv[1])
-print(f"{sys.argv[1]} shows a {name}")
+test = open_digits().val
+test.load(0, channels=1).save(sys.argv[1])
+print(f"{sys.argv[1]} shows a {test.labels[0]}")
 PYTHON
 python -m tools.predict --checkpoint "$run/checkpoints/best.pth" --input "$run/sample_digit.png" --top-k 3
 

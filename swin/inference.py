@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from swin.config import config_from_dict
 from swin.distributed import select_device
-from swin.engine.checkpoint import read_checkpoint
-from swin.engine.state import load_strictly
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.models import build_model, create_model, list_models
+from swin.models import SwinTransformer, build_model, create_model, eval_transform_args, list_models
 from swin.preprocess import IMAGE_EXTENSIONS, build_eval_transform, make_eval_transform, open_image
+from swin.weights import Weights, load_weights, model_arguments, read_weights
+from swin.weights.labels import imagenet_classes
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -92,14 +92,15 @@ def inference_model(
 
     A model given as an object is used as it is and afterwards has its training mode and device back. Its attribute
     `classes` gives the names, `eval_transform_args` (a dict) the arguments of `swin.preprocess.make_eval_transform`; by
-    default images are normalised as for ImageNet, at the model's `img_size` or 224 pixels.
+    default images are normalised as for ImageNet, at the model's `img_size` or 224 pixels. A Swin model without names
+    and with as many outputs as ImageNet has classes, 1,000 or 21,841, is taken to name those.
 
     Args:
-        model_or_checkpoint: A model, the file of a training checkpoint (its averaged weights are used where it has
-            some), or a name from `list_models()` together with `checkpoint`.
+        model_or_checkpoint: A model, a file as for `load_predictor`, or a name from `list_models()` together with
+            `checkpoint`.
         image_or_images: A file, a PIL image or a uint8 array (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA; a list of
             these; or a folder, whose images are taken in the order of `list_images`.
-        checkpoint: Weight file for a model given by name.
+        checkpoint: Weight file of any format for a model given by name. Its head says how many classes there are.
         top_k: Adds the key `top_k`: this many classes, or all if there are fewer, as dicts of `label`, `class` and
             `score`, best first.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` leaves a model given as an object where it is.
@@ -132,30 +133,51 @@ def inference_model(
 
 
 def load_predictor(checkpoint: str | os.PathLike[str], *, device: str = "auto") -> Predictor:
-    """Build the model of a training checkpoint, with its averaged weights where it has some.
+    """Build the model of a weight file, with averaged weights where it has some.
+
+    A checkpoint of this project says how its model is built and how images become its input. For other files the
+    model is read off the shapes of the weights, and images are prepared as for the published models.
 
     Args:
-        checkpoint: File written by a training run.
+        checkpoint: File of a training run, or weights of any program that `swin.load_weights` knows.
         device: As for `inference_model`.
 
     Raises:
-        CheckpointError: If the file cannot be read, or holds weights without config and classes.
+        CheckpointError: If the file cannot be read, or holds no classifier.
     """
-    path = Path(checkpoint)
     chosen = select_device(device)
-    content = read_checkpoint(path)
-    if not isinstance(content.get("config"), dict) or not content.get("classes"):
-        raise CheckpointError(
-            f"{path} holds weights without the config and class names that a training run of this project saves. "
-            "In Python, give the model's name as well: inference_model('swin_tiny', image, checkpoint=file)."
-        )
-    cfg, classes = config_from_dict(content["config"]), list(content["classes"])
-    model = build_model(cfg, len(classes))
-    # The averages cover the parameters; anything else in the state comes from the model itself.
-    averages = content["ema"]["model"] if content.get("ema") else {}
-    load_strictly(model, {**content["model"], **averages}, path)
-    model.classes = classes
-    return Predictor(model.to(chosen).eval(), build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, classes, chosen)
+    weights = read_weights(Path(checkpoint))
+    num_classes = _count_classes(weights)
+    cfg = config_from_dict(weights.config) if weights.config else None
+    model = build_model(cfg, num_classes) if cfg else SwinTransformer(**model_arguments(weights.tensors))
+    load_weights(model, weights, strict=True)
+    model.to(chosen).eval()
+    if cfg:
+        return Predictor(model, build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, model.classes, chosen)
+    model.eval_transform_args = eval_transform_args(model)
+    return _swin_predictor(model, chosen)
+
+
+def _count_classes(weights: Weights) -> int:
+    """Rows of a weight file's head; CheckpointError if it has none."""
+    if "head.bias" not in weights.tensors:
+        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
+    return len(weights.tensors["head.bias"])
+
+
+def _swin_predictor(model: SwinTransformer, place: torch.device) -> Predictor:
+    return Predictor(model, *_input_of(model), model.classes or _imagenet_names(model.num_classes), place)
+
+
+def _imagenet_names(num_classes: int) -> list[str] | None:
+    """English names of ImageNet's classes; None if it does not have that many."""
+    from timm.data import ImageNetInfo  # slow to import
+
+    synsets = imagenet_classes(num_classes)
+    if synsets is None:
+        return None
+    info = ImageNetInfo("imagenet-1k" if num_classes == 1000 else "imagenet-21k-goog")
+    return [info.label_name_to_description(synset) for synset in synsets]
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -210,11 +232,16 @@ def _predictor(
                 "checkpoint= goes with a model's name; load weights into a model object with load_weights."
             )
         with _borrowed(model, device) as place:
-            yield Predictor(model, *_input_of(model), getattr(model, "classes", None), place)
+            if isinstance(model, SwinTransformer):
+                yield _swin_predictor(model, place)
+            else:
+                yield Predictor(model, *_input_of(model), getattr(model, "classes", None), place)
     elif checkpoint is not None:
-        created = create_model(str(model), pretrained=Path(checkpoint)).eval()
+        weights = read_weights(Path(checkpoint))
+        created = create_model(str(model), num_classes=_count_classes(weights))
+        load_weights(created, weights, strict=True)
         place = select_device(device)
-        yield Predictor(created.to(place), *_input_of(created), created.classes, place)
+        yield _swin_predictor(created.to(place).eval(), place)
     elif str(model) in list_models() and not Path(model).exists():
         raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
     else:

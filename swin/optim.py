@@ -11,24 +11,57 @@ from swin.errors import CheckpointError, ConfigError
 NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those with and those without weight decay.
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Split the trainable parameters into groups with and without weight decay, and by depth where that counts.
 
-    Without decay are 1-D parameters (norms), biases and the tables of `NO_DECAY_NAMES`. The groups and their order are
-    the official ones, so optimizer states of official checkpoints fit.
+    Without weight decay are 1-D parameters (norms), biases and the tables of `NO_DECAY_NAMES`. The groups and their
+    order are the official ones, so optimizer states of official checkpoints fit: two of them, or with a `layer_decay`
+    other than 1 two for each depth, in the order in which the model names them, with their `lr_scale`.
 
     Args:
         model: The model, not wrapped for several processes.
-        weight_decay: Decay of the first group.
+        weight_decay: Decay of the groups that have one.
+        layer_decay: Factor on the learning rate for each step of `parameter_depths` below the greatest.
     """
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+    depths = parameter_depths(model)
+    top = max(depths.values(), default=0)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    if layer_decay == 1.0:
+        groups = {(0, False): _group(weight_decay), (0, True): _group(0.0)}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim == 1 or name.endswith(".bias") or any(part in name for part in NO_DECAY_NAMES)
-        (no_decay if exempt else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+        depth = 0 if layer_decay == 1.0 else depths[name]
+        if (depth, exempt) not in groups:
+            groups[depth, exempt] = _group(0.0 if exempt else weight_decay, lr_scale=layer_decay ** (top - depth))
+        groups[depth, exempt]["params"].append(parameter)
+    return list(groups.values())
+
+
+def _group(weight_decay: float, **settings: float) -> dict[str, Any]:
+    return {"params": [], "weight_decay": weight_decay, **settings}
+
+
+def parameter_depths(model: nn.Module) -> dict[str, int]:
+    """Depth of each parameter of a Swin model by name.
+
+    The embeddings are at 0, the blocks at 1, 2, 3, ... through all stages, each merging at the depth of the block
+    before it, final norm and head one above the last block. An absolute position embedding counts as an embedding,
+    while the official code, which has no recipe with one, would train it at the head's rate.
+    """
+    depths: dict[str, int] = {}
+    blocks: set[str] = set()
+    for name, _ in model.named_parameters():
+        if name.startswith("layers."):
+            if ".blocks." in name:
+                blocks.add(".".join(name.split(".")[:4]))  # layers.I.blocks.J
+            depths[name] = len(blocks)
+        elif name.startswith(("patch_embed.", "absolute_pos_embed")):
+            depths[name] = 0
+        else:
+            depths[name] = len(blocks) + 1
+    return depths
 
 
 def make_optimizer(
@@ -40,6 +73,7 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     momentum: float = 0.9,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Make a fused optimizer.
 
@@ -54,11 +88,12 @@ def make_optimizer(
         betas: Decay rates of AdamW's two moments.
         eps: AdamW's denominator term.
         momentum: SGD's momentum.
+        layer_decay: As for `parameter_groups`.
 
     Raises:
         ConfigError: If the name is unknown.
     """
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, layer_decay)
     optimizer: torch.optim.Optimizer
     if name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
@@ -84,6 +119,7 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         betas=tuple(options.BETAS),
         eps=options.EPS,
         momentum=options.MOMENTUM,
+        layer_decay=cfg.TRAIN.LAYER_DECAY,
     )
 
 

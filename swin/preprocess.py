@@ -1,7 +1,8 @@
 """From an image file to the tensor a model reads: decoding and the evaluation transform.
 
-Training, evaluation and prediction all decode with `open_image`, so a file looks the same to each of them. Pixels are
-taken as stored: an EXIF orientation is not applied, as in the official recipe, whose published accuracies depend on it.
+Training, evaluation and prediction all see the pixels of `open_image`, so a file looks the same to each of them. They
+are taken as stored unless told otherwise: the official recipe, whose published accuracies depend on it, applies no EXIF
+orientation.
 """
 
 import io
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from swin.config import Config
 from swin.errors import DataError
@@ -36,7 +37,7 @@ SMALL_IMAGE_PX = 32
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
 
-def open_image(source: ImageSource, *, channels: int = 3, name: str | None = None) -> Image.Image:
+def open_image(source: ImageSource, *, channels: int = 3, name: str | None = None, exif: bool = False) -> Image.Image:
     """Decodes an image, fully, to 1 (L), 3 (RGB) or 4 (RGBA) channels of 8 bits.
 
     Of an animation the first frame is taken. Transparent pixels are composited over white unless `channels` is 4,
@@ -46,6 +47,7 @@ def open_image(source: ImageSource, *, channels: int = 3, name: str | None = Non
         source: A path, the bytes of a file, or a binary file.
         channels: 1, 3 or 4.
         name: What errors call the image; the path by default.
+        exif: Whether to turn the image as its EXIF orientation says.
 
     Returns:
         An image of mode L, RGB or RGBA, in memory, its file closed if this function opened it.
@@ -54,16 +56,23 @@ def open_image(source: ImageSource, *, channels: int = 3, name: str | None = Non
         DataError: The image is missing, unreadable, truncated, empty, a Git LFS pointer, or too large; names it.
     """
     if isinstance(source, (str, os.PathLike)):
-        name = _printable(name or os.fspath(source))
-        try:
-            with open(source, "rb") as file:
-                return _decode(file, channels, name)
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), channels, _printable(name or "an image in memory"))
-    name = name or str(getattr(source, "name", "an image file"))
-    return _decode(io.BytesIO(source.read()), channels, _printable(name))
+        name = name or os.fspath(source)
+        source = read_file(source, name)
+    elif not isinstance(source, bytes):
+        name = name or str(getattr(source, "name", "an image file"))
+        source = source.read()
+
+    return _decode(source, channels, exif, _printable(name or "an image in memory"))
+
+
+def read_file(path: str | os.PathLike[str], name: str | None = None) -> bytes:
+    """Returns the bytes of a file; raises a DataError that names it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        name = _printable(name or os.fspath(path))
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
 def _printable(name: str) -> str:
@@ -71,23 +80,22 @@ def _printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _decode(file: BinaryIO, channels: int, name: str) -> Image.Image:
+def _decode(content: bytes, channels: int, exif: bool, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata, which is no matter here, and of sizes that could exhaust the memory.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
                 image.load()
-                return to_channels(image, channels)
+                return to_channels(ImageOps.exif_transpose(image) if exif else image, channels)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         raise DataError(f"{name}: the header promises more than {limit}. Shrink the image or remove it.") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
-        file.seek(0)
-        raise DataError(f"{name}: {_why_unreadable(file.read(64), error)}") from None
+        raise DataError(f"{name}: {_why_unreadable(content[:64], error)}") from None
 
 
 def _why_unreadable(head: bytes, error: Exception) -> str:
@@ -129,39 +137,45 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(mode)
 
 
-class ToNormalisedTensor:
-    """Turns an 8-bit image into (value / 255 - mean) / std: float32 (C, H, W).
+class Normalise:
+    """Turns 8-bit values into (value / 255 - mean) / std: uint8 (..., C, H, W) to contiguous float32, on its device.
 
-    The same arithmetic as torchvision's ToTensor and Normalize, bit for bit, without their per-image checks.
+    The same arithmetic as torchvision's ToTensor and Normalize, bit for bit.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean_C11 = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self.std_C11 = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        pixels = torch.from_numpy(np.array(image))  # (H, W) or (H, W, C), uint8
-        pixels_CHW = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        values_CHW = pixels_CHW.to(torch.float32, memory_format=torch.contiguous_format)
-        return values_CHW.div_(255).sub_(self.mean_C11).div_(self.std_C11)
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.mean_C11.device != pixels.device:  # once: copies of ordinary memory make a GPU wait
+            self.mean_C11, self.std_C11 = self.mean_C11.to(pixels.device), self.std_C11.to(pixels.device)
+        values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return values.div_(255).sub_(self.mean_C11).div_(self.std_C11)
 
 
-class EvalTransform:
-    """The deterministic transform of evaluation and prediction; see `make_eval_transform`."""
+def to_pixels(image: Image.Image) -> torch.Tensor:
+    """Returns an image's values: uint8 (C, H, W), a view of memory in the order (H, W, C)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        crop: bool,
-        resample: Image.Resampling,
-        channels: int,
-        to_tensor: ToNormalisedTensor,
-    ) -> None:
-        self.size = size  # (H, W)
-        self.crop = crop
-        self.resample = resample
+
+class EvalResize:
+    """The deterministic part of evaluation and prediction: image to uint8 (C, H, W).
+
+    Args:
+        img_size: Side S in pixels, or (H, W).
+        crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
+            256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
+        interpolation: A key of `INTERPOLATIONS`.
+        channels: 1, 3 or 4; images of other modes are converted.
+    """
+
+    def __init__(self, *, img_size: int | Sequence[int], crop: bool, interpolation: str, channels: int) -> None:
+        self.size = as_size(img_size)
+        self.crop = crop and max(self.size) > SMALL_IMAGE_PX
+        self.resample = INTERPOLATIONS[interpolation]
         self.channels = channels
-        self.to_tensor = to_tensor
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         image = to_channels(image, self.channels)
@@ -173,7 +187,12 @@ class EvalTransform:
             image = image.crop((left, top, left + width, top + height))
         elif image.size != (width, height):
             image = image.resize((width, height), self.resample)
-        return self.to_tensor(image)
+        return to_pixels(image)
+
+
+def as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns (H, W) of a side or of both."""
+    return (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
 
 
 def _covering_size(image_size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
@@ -185,6 +204,17 @@ def _covering_size(image_size: tuple[int, int], target: tuple[int, int]) -> tupl
     return box_width, int(box_width * height / width)
 
 
+class EvalTransform:
+    """`EvalResize`, then `Normalise`: image to float32 (C, H, W)."""
+
+    def __init__(self, resize: EvalResize, normalise: Normalise) -> None:
+        self.resize = resize
+        self.normalise = normalise
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.normalise(self.resize(image))
+
+
 def make_eval_transform(
     *,
     img_size: int | Sequence[int],
@@ -194,34 +224,31 @@ def make_eval_transform(
     std: Sequence[float],
     channels: int,
 ) -> Callable[[Image.Image], torch.Tensor]:
-    """Makes the evaluation transform: PIL image to normalised float32 tensor (C, H, W).
+    """Makes the transform of prediction, with the arguments of `EvalResize` and `Normalise`.
 
     Args:
-        img_size: Side S in pixels, or (H, W).
-        crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
-            256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
-        interpolation: A key of `INTERPOLATIONS`.
         mean: Channel means, on a scale of 0 to 1.
         std: Channel standard deviations, likewise.
-        channels: 1, 3 or 4; images of other modes are converted.
     """
-    size = (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
-    return EvalTransform(
-        size=size,
-        crop=crop and max(size) > SMALL_IMAGE_PX,
-        resample=INTERPOLATIONS[interpolation],
-        channels=channels,
-        to_tensor=ToNormalisedTensor(mean, std),
-    )
+    resize = EvalResize(img_size=img_size, crop=crop, interpolation=interpolation, channels=channels)
+    return EvalTransform(resize, Normalise(mean, std))
 
 
-def build_eval_transform(cfg: Config) -> Callable[[Image.Image], torch.Tensor]:
-    """Builds the evaluation transform that a config describes."""
-    return make_eval_transform(
+def build_eval_resize(cfg: Config) -> EvalResize:
+    """Builds what evaluation does to a config's images before they are normalised."""
+    return EvalResize(
         img_size=cfg.DATA.IMG_SIZE,
         crop=cfg.TEST.CROP,
         interpolation=cfg.DATA.INTERPOLATION,
-        mean=cfg.DATA.MEAN,
-        std=cfg.DATA.STD,
         channels=cfg.MODEL.SWIN.IN_CHANS,
     )
+
+
+def build_normalise(cfg: Config) -> Normalise:
+    """Builds the normalisation that a config describes."""
+    return Normalise(cfg.DATA.MEAN, cfg.DATA.STD)
+
+
+def build_eval_transform(cfg: Config) -> Callable[[Image.Image], torch.Tensor]:
+    """Builds the transform of prediction that a config describes."""
+    return EvalTransform(build_eval_resize(cfg), build_normalise(cfg))

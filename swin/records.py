@@ -18,6 +18,8 @@ import torch
 from termcolor import colored
 from tqdm import tqdm
 
+from swin.errors import ConfigError
+
 _ANSI_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PACKAGES = ("torchvision", "timm", "pillow", "numpy")
 
@@ -44,7 +46,12 @@ class Records:
         # Imported here, since it takes a second that commands without a run folder need not spend.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the run's folder {run_dir} cannot be made ({error.strerror}); change --output."
+            ) from None
         # Line-buffered: what was recorded survives a killed process.
         self._log = (self._run_dir / "log.txt").open("a", encoding="utf-8", buffering=1)
         self._metrics = (self._run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)

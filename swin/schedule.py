@@ -31,14 +31,15 @@ def make_schedule(
     - `cosine`: half a cosine that reaches `min_lr` at `total_steps`. With `warmup_prefix` it starts at `peak_lr` after
       the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
     - `linear`: a straight line from `peak_lr` after the warm-up to `min_lr` at `total_steps`.
+    - `constant`: `peak_lr` throughout.
     - `step`: `peak_lr` times `decay_rate` for every whole `decay_steps` since update 0.
     - `multistep`: `peak_lr` times `gamma` for every milestone that is reached.
 
     Args:
-        name: `cosine`, `linear`, `step` or `multistep`.
+        name: `cosine`, `linear`, `constant`, `step` or `multistep`.
         peak_lr: Learning rate at the end of the warm-up.
         warmup_lr: Learning rate of update 0 when there is a warm-up.
-        min_lr: Where `cosine` and `linear` end and stay; the other two do not use it.
+        min_lr: Where `cosine` and `linear` end and stay; the others do not use it.
         total_steps: Updates of the whole run.
         warmup_steps: Updates of the warm-up; 0 for none.
         warmup_prefix: Whether the cosine begins after the warm-up.
@@ -64,6 +65,7 @@ def make_schedule(
     decays: dict[str, Schedule] = {
         "cosine": cosine,
         "linear": lambda step: peak_lr - (peak_lr - min_lr) * progress(step, warmup_steps),
+        "constant": lambda step: peak_lr,
         "step": lambda step: peak_lr * decay_rate ** (step // decay_steps),
         "multistep": lambda step: peak_lr * gamma ** bisect_right(milestones, step),
     }

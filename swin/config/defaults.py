@@ -85,10 +85,12 @@ _DATA: dict[str, Any] = {
     # Images of one device in one forward pass. The effective batch is this x devices x TRAIN.ACCUMULATION_STEPS: 128 on
     # 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH).
     "BATCH_SIZE": 128,
-    # Folder of the data set: train/ and val/ with one folder a class; or one folder of class folders (see VAL_SPLIT);
-    # or train.zip, train_map.txt, val.zip and val_map.txt (see ZIP_MODE). Not used by "digits".
+    # Folder of the data set, in any of these layouts: train/ and val/ with one folder a class; one folder of class
+    # folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
+    # tools.pack_dataset; CUB-200-2011 as distributed; train.zip, train_map.txt, val.zip and val_map.txt (see ZIP_MODE).
     "DATA_PATH": "",
-    # imagenet or folder (the same: class folders), digits (scikit-learn's, embedded, no download), imagenet22K.
+    # imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, embedded, no download), or
+    # imagenet22K (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON [path, label]).
     "DATASET": "imagenet",
     # Size of the images the model sees, in pixels: one number, or [height, width]. Any size works; a warning says which
     # sizes fit the windows without padding.
@@ -111,6 +113,8 @@ _DATA: dict[str, Any] = {
     # [new] Mean and standard deviation of each of the IN_CHANS channels, on a scale from 0 to 1. ImageNet's.
     "MEAN": [0.485, 0.456, 0.406],
     "STD": [0.229, 0.224, 0.225],
+    # [new] Turn images as their EXIF orientation says. The official recipe does not, and its weights are used to that.
+    "EXIF": False,
     # SimMIM: side of a masked patch in pixels, and the share of the image that is masked.
     "MASK_PATCH_SIZE": 32,
     "MASK_RATIO": 0.6,
@@ -144,10 +148,15 @@ _TRAIN: dict[str, Any] = {
     "LOSS": "ce",
     # [new] Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops.
     "MAX_NONFINITE": 10,
-    # SimMIM fine-tuning: factor on the learning rate for each layer further from the head; 1 for none.
+    # Fine-tuning: factor on the learning rate for each block further from the head, in (0, 1]; 1 for none. With 0.8 and
+    # Swin-T's 12 blocks the head learns at the full rate, the last block at 0.8 and the patch embedding at 0.055 of it.
     "LAYER_DECAY": 1.0,
+    # [new] What is not trained: numbers of stages, counted from 0, as [0, 1]; or patterns for names of parameters or of
+    # what holds them, as [patch_embed, layers.0, "*.attn.*"]. Modules that are frozen whole have no dropout and no
+    # stochastic depth either.
+    "FREEZE": [],
     "LR_SCHEDULER": {
-        # cosine, linear, step or multistep, stepped once an update.
+        # cosine, linear, constant, step or multistep, stepped once an update.
         "NAME": "cosine",
         # step: epochs between two decays, and the factor of each.
         "DECAY_EPOCHS": 30,
@@ -175,7 +184,8 @@ _TRAIN: dict[str, Any] = {
 _AUG: dict[str, Any] = {
     # Largest change of brightness, contrast and saturation; 0 for none. Not used together with AUTO_AUGMENT.
     "COLOR_JITTER": 0.4,
-    # Policy in timm's notation: rand-..., augmix-..., original, originalr, v0, v0r, 3a, or none.
+    # Policy in timm's notation: rand-..., augmix-..., original, originalr, v0, v0r, 3a; ta_wide (torchvision's
+    # TrivialAugment); or none.
     "AUTO_AUGMENT": "rand-m9-mstd0.5-inc1",
     # Random erasing: probability; fill (pixel: noise, rand: one random colour, const: zeros); number of rectangles.
     "REPROB": 0.25,
@@ -257,6 +267,7 @@ KINDS: dict[str, str] = {
     "DATA.IMG_SIZE": "int|[int]",
     "MODEL.SWIN.QK_SCALE": "null|float",
     "MODEL.SWIN_MOE.QK_SCALE": "null|float",
+    "TRAIN.FREEZE": "[int]|[str]",
     "TRAIN.LR_SCHEDULER.MULTISTEPS": "[int]",
     "AUG.CUTMIX_MINMAX": "null|[float]",
 }
@@ -280,6 +291,5 @@ WITHOUT_EFFECT: tuple[str, ...] = (
     "MODEL.SIMMIM",
     "DATA.MASK_PATCH_SIZE",
     "DATA.MASK_RATIO",
-    "TRAIN.LAYER_DECAY",
     "TRAIN.MOE",
 )

@@ -10,7 +10,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "lanczos", "random"),
     "DATA.CACHE_MODE": ("no", "part", "full"),
     "MODEL.ATTENTION": ("auto", "eager", "sdpa"),
-    "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "step", "multistep"),
+    "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "constant", "step", "multistep"),
     "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
     "TRAIN.LOSS": ("ce", "bce"),
     "AUG.REMODE": ("pixel", "rand", "const"),
@@ -32,14 +32,14 @@ RANGES: dict[str, str] = {
     "[0, 1]": "AUG.REPROB AUG.CUTMIX_MINMAX AUG.MIXUP_PROB AUG.MIXUP_SWITCH_PROB AUG.HFLIP AUG.VFLIP",
     "[0, 1)": """DATA.VAL_SPLIT MODEL.DROP_RATE MODEL.DROP_PATH_RATE MODEL.LABEL_SMOOTHING TRAIN.OPTIMIZER.BETAS
         TRAIN.OPTIMIZER.MOMENTUM TRAIN.EMA.DECAY""",
-    "(0, 1]": "TRAIN.LR_SCHEDULER.DECAY_RATE TRAIN.LR_SCHEDULER.GAMMA AUG.SCALE",
+    "(0, 1]": "TRAIN.LAYER_DECAY TRAIN.LR_SCHEDULER.DECAY_RATE TRAIN.LR_SCHEDULER.GAMMA AUG.SCALE",
     "[0, 4294967296)": "SEED",  # what NumPy takes as a seed
 }
 
 # Keys that take exactly this many values when they are lists.
 LENGTHS = {"DATA.IMG_SIZE": 2, "TRAIN.OPTIMIZER.BETAS": 2, "AUG.CUTMIX_MINMAX": 2, "AUG.SCALE": 2, "AUG.RATIO": 2}
 
-_POLICY = re.compile(r"(none|((rand|augmix|original|originalr|v0|v0r|3a)(-[\w.]+)*))?")
+_POLICY = re.compile(r"(none|ta_wide|((rand|augmix|original|originalr|v0|v0r|3a)(-[\w.]+)*))?")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -78,7 +78,7 @@ def _illegal_words(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not _POLICY.fullmatch(values["AUG.AUTO_AUGMENT"]):
         yield (
             "AUG.AUTO_AUGMENT",
-            "rand-..., augmix-..., original, originalr, v0, v0r, 3a or none, as in rand-m9-mstd0.5-inc1",
+            "rand-..., augmix-..., original, originalr, v0, v0r, 3a, ta_wide or none, as in rand-m9-mstd0.5-inc1",
         )
     if not _DEVICE.fullmatch(values["DEVICE"]):
         yield "DEVICE", "auto, cpu, mps, cuda or cuda:N, as in cuda:0"

@@ -98,7 +98,10 @@ def _convert(value: Any, kind: str) -> Any:
     is_bool = isinstance(value, bool)
     for option in kind.split("|"):
         if option.startswith("[") and isinstance(value, (list, tuple)):
-            return [_convert(item, option[1:-1]) for item in value]
+            try:
+                return [_convert(item, option[1:-1]) for item in value]
+            except TypeError:
+                continue
         if option == "float" and isinstance(value, (int, float, str)) and not is_bool:
             try:
                 return float(value)

@@ -12,10 +12,10 @@ from swin.ema import Ema
 from swin.engine.evaluate import EvalResult
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
-from swin.engine.step import Mix, StepSetup
+from swin.engine.step import Prepare, StepSetup
 from swin.engine.train import TrainLoader, TrainPlan
 from swin.losses import build_loss
-from swin.models import SwinTransformer, count_flops, count_parameters
+from swin.models import SwinTransformer, count_flops, count_parameters, freeze
 from swin.optim import build_optimizer
 from swin.schedule import build_schedule
 
@@ -25,13 +25,18 @@ def build_precision(cfg: Config, dist: Distributed) -> Precision:
     return choose_precision(dist.device, enabled=cfg.AMP_ENABLE, dtype=cfg.AMP_DTYPE)
 
 
-def build_state(cfg: Config, model: nn.Module, precision: Precision) -> TrainState:
-    """A run's state before its first update. The model is on its device and holds its initial weights."""
+def build_state(cfg: Config, model: SwinTransformer, precision: Precision) -> TrainState:
+    """A run's state before its first update. The model is on its device and holds its initial weights.
+
+    What TRAIN.FREEZE names is frozen here.
+    """
+    if cfg.TRAIN.FREEZE:
+        freeze(model, cfg.TRAIN.FREEZE)
     ema = Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None
     return TrainState(model, build_optimizer(cfg, model), precision.make_scaler(), ema)
 
 
-def build_setup(cfg: Config, model: nn.Module, mix: Mix | None, precision: Precision, dist: Distributed) -> StepSetup:
+def build_setup(cfg: Config, model: nn.Module, prepare: Prepare, precision: Precision, dist: Distributed) -> StepSetup:
     """What every update of a run shares; wraps the model for several processes where there are any."""
     network = model
     if dist.world_size > 1:
@@ -41,7 +46,7 @@ def build_setup(cfg: Config, model: nn.Module, mix: Mix | None, precision: Preci
             broadcast_buffers=False,  # the only buffers are indices that follow from the config
             gradient_as_bucket_view=True,
         )
-    return StepSetup(network, build_loss(cfg), mix, precision, dist, cfg.TRAIN.CLIP_GRAD or 0.0, cfg.SEED)
+    return StepSetup(network, build_loss(cfg), prepare, precision, dist, cfg.TRAIN.CLIP_GRAD or 0.0, cfg.SEED)
 
 
 def effective_batch(cfg: Config, dist: Distributed) -> int:
@@ -86,6 +91,12 @@ def describe_model(cfg: Config, model: SwinTransformer) -> str:
     )
 
 
+def describe_frozen(model: SwinTransformer) -> str:
+    """How much of a model with frozen parts is trained."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"frozen (TRAIN.FREEZE): {trained:,} of {count_parameters(model):,} parameters are trained"
+
+
 def describe_plan(
     cfg: Config, plan: TrainPlan, loader: TrainLoader, num_val: int, precision: Precision, dist: Distributed
 ) -> str:
@@ -95,6 +106,8 @@ def describe_plan(
     scaled = f"base {cfg.TRAIN.BASE_LR:g}"
     if cfg.TRAIN.LR_REFERENCE_BATCH:
         scaled += f" x {plan.effective_batch}/{cfg.TRAIN.LR_REFERENCE_BATCH}"
+    if cfg.TRAIN.LAYER_DECAY != 1:
+        scaled += f", x {cfg.TRAIN.LAYER_DECAY:g} for each block below the head"
     return "\n".join(
         [
             f"data {cfg.DATA.DATASET}: {loader.num_samples} training and {num_val} validation images, "

@@ -1,6 +1,6 @@
 """Evaluation with exact counts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[Any],
     *,
+    normalise: Callable[[torch.Tensor], torch.Tensor],
     precision: Precision,
     dist: Distributed,
     num_samples: int,
@@ -57,7 +58,8 @@ def evaluate(
 
     Args:
         model: images (b, C, H, W) to logits (b, K).
-        batches: this process's batches with `images` and `labels`.
+        batches: this process's batches with `images`, uint8, and `labels`.
+        normalise: images as loaded, on the device, to images as the model takes them.
         num_samples: size of the whole set.
 
     Raises:
@@ -72,7 +74,7 @@ def evaluate(
     loss_sum = torch.zeros((), device=dist.device, dtype=torch.float32 if dist.device.type == "mps" else torch.float64)
     k = 1
     for batch in batches:
-        images = batch.images.to(dist.device, non_blocking=True)
+        images = normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images).float()

@@ -14,7 +14,7 @@ from torch import nn
 
 from swin.ema import Ema
 from swin.errors import CheckpointError
-from swin.weights.load import DERIVED_BUFFERS
+from swin.weights import load_strictly
 
 
 @dataclass
@@ -88,29 +88,3 @@ class TrainState:
         self.step = int(content.get("step", self.epoch * updates_per_epoch))
         self.skipped = int(content.get("skipped", 0))
         self.best = float(content.get("max_accuracy", 0.0))
-
-
-def load_strictly(model: nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
-    """Load weights of exactly this model's names and shapes.
-
-    Buffers that other programs save (masks and relative-position indices) are left out: they follow from the config.
-
-    Raises:
-        CheckpointError: names or shapes differ; the message lists the first of each.
-    """
-    weights = {name: value for name, value in weights.items() if not name.endswith(DERIVED_BUFFERS)}
-    own = model.state_dict()
-    problems = []
-    if missing := sorted(own.keys() - weights.keys()):
-        problems.append(f"{len(missing)} missing ({', '.join(missing[:3])}, ...)")
-    if unexpected := sorted(weights.keys() - own.keys()):
-        problems.append(f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}, ...)")
-    for name in sorted(own.keys() & weights.keys()):
-        if own[name].shape != weights[name].shape:
-            problems.append(f"{name} is {tuple(weights[name].shape)} there, {tuple(own[name].shape)} here")
-    if problems:
-        raise CheckpointError(
-            f"checkpoint {source} does not fit the model of this config: {'; '.join(problems[:6])}. "
-            "Use the config it was trained with; to start from its weights in another model, use --pretrained."
-        )
-    model.load_state_dict(weights)

@@ -15,18 +15,17 @@ from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.optim import set_lr, step_if
 
-Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
 
 class MicroBatch(Protocol):
-    """What the training loader yields."""
+    """What this module reads of the batches that the training loader yields; `Prepare` knows what is in them."""
 
-    images: Tensor  # (b, C, H, W)
-    labels: Tensor  # (b,)
     num_valid: int  # this rank's real samples; 0 for a placeholder at the end of an epoch
     update_size: int  # samples of all ranks and micro-batches in the update
     last_of_update: bool
     position: int  # samples of all ranks done in the epoch after this micro-batch
+
+
+Prepare = Callable[[Any, torch.device, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ class StepSetup:
     Attributes:
         network: the model as it is called: itself, or DistributedDataParallel around it.
         loss: (logits, targets) to the loss of each sample (b,).
-        mix: (images, labels, seed) to (images, targets); None to leave batches as they are.
+        prepare: (batch, device, seed) to images (b, C, H, W) and targets for the loss, both on the device.
         clip_grad: greatest norm of the gradient; 0 or less for no limit.
     """
 
     network: nn.Module
     loss: Callable[[Tensor, Tensor], Tensor]
-    mix: Mix | None
+    prepare: Prepare
     precision: Precision
     dist: Distributed
     clip_grad: float
@@ -114,10 +113,7 @@ def train_step(
     while not last:
         batch: MicroBatch = next(batches)
         last = batch.last_of_update
-        images = batch.images.to(device, non_blocking=True)
-        targets = batch.labels.to(device, non_blocking=True)
-        if setup.mix is not None:
-            images, targets = setup.mix(images, targets, update_seed(seed, micro))
+        images, targets = setup.prepare(batch, device, update_seed(seed, micro))
         # DDP averages over processes, hence the factor world_size; only the last backward pass communicates.
         with _no_sync(setup.network) if not last else nullcontext():
             with setup.precision.autocast():

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from swin.errors import ConfigError
+from swin.kernels.cpu import cpu_window_attention
 from swin.kernels.eager import eager_window_attention
 from swin.kernels.sdpa import sdpa_window_attention
 
 __all__ = ["BACKENDS", "check_backend", "choose_backend", "window_attention"]
 
-BACKENDS = {"eager": eager_window_attention, "sdpa": sdpa_window_attention}
+BACKENDS = {"eager": eager_window_attention, "sdpa": sdpa_window_attention, "cpu": cpu_window_attention}
 
 
 def check_backend(name: str) -> str:
@@ -28,8 +29,7 @@ def choose_backend(qkv: Tensor, bias_NTT: Tensor) -> str:
     On a CPU, torch's fused attention has no gradient for its mask and falls back to a slower composite, so training
     uses the reference there.
     """
-    needs_bias_grad = torch.is_grad_enabled() and bias_NTT.requires_grad
-    return "eager" if qkv.device.type == "cpu" and needs_bias_grad else "sdpa"
+    return "cpu" if qkv.device.type == "cpu" and not torch.compiler.is_compiling() else "sdpa"
 
 
 def window_attention(

@@ -15,6 +15,9 @@ from torchvision.ops import StochasticDepth
 from swin.kernels import check_backend, window_attention
 from swin.kernels.windows import relative_position_index
 
+# Tokens of a stage that inference on a CPU works on at a time.
+CPU_TOKENS = 4096
+
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Zero-pad a grid (B, H, W, C) at the bottom and right until H and W are multiples of `multiple`."""
@@ -39,9 +42,10 @@ class PatchEmbed(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention in (shifted) windows, with a learned bias for each relative position and head.
 
-    The table has one row a relative position, whatever the image. A grid that is not a multiple of the window is
-    zero-padded before the projection; the padding takes part in the attention and is cropped afterwards, as in the
-    detection code of the paper and in torchvision. Along an axis with a single window there is no shift.
+    The table has one row a relative position, whatever the image; without `relative_bias` there is none. Heads are
+    `head_dim` wide, by default dim / num_heads. A grid that is not a multiple of the window is zero-padded before the
+    projection; the padding takes part in the attention and is cropped afterwards, as in the detection code of the
+    paper and in torchvision. Along an axis with a single window there is no shift.
 
     Source: section 3.2 of arXiv 2103.14030.
     """
@@ -55,27 +59,36 @@ class WindowAttention(nn.Module):
         window_size: int,
         shift_size: int,
         *,
+        head_dim: int | None = None,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        relative_bias: bool = True,
         drop: float = 0.0,
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        width = num_heads * (head_dim or dim // num_heads)
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift_size = shift_size
         self.scale = qk_scale
         self.backend = check_backend(backend)
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
-        self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        if relative_bias:
+            self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+            self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
+        else:
+            self.register_parameter("relative_position_bias_table", None)
+        self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, dim)
         self.drop = nn.Dropout(drop)
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        if relative_bias:
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def relative_position_bias(self) -> Tensor:
-        """The bias of every pair of tokens of a window: (N, T, T)."""
-        bias_TTN = self.relative_position_bias_table[self.relative_position_index]
+        """The bias of every pair of tokens of a window: (N, T, T), zeros where the model has no table."""
+        if self.relative_position_bias_table is None:
+            return self.qkv.weight.new_zeros(self.num_heads, self.window_size**2, self.window_size**2)
+        bias_TTN = F.embedding(self.relative_position_index, self.relative_position_bias_table)
         return bias_TTN.permute(2, 0, 1).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,21 +141,23 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Join each 2 x 2 group of tokens: (B, H, W, C) to (B, ceil(H/2), ceil(W/2), 2C); odd grids are zero-padded.
+    """Join each f x f group of tokens: (B, H, W, C) to (B, ceil(H/f), ceil(W/f), 2C); ragged grids are zero-padded.
 
-    The four tokens are concatenated column by column, which is the order of the official weights.
+    The f*f tokens are concatenated column by column, which for 2 x 2 is the order of the official weights.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, factor: int = 2) -> None:
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(4 * dim)
+        self.factor = factor
+        self.reduction = nn.Linear(factor**2 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(factor**2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, 2)
+        f = self.factor
+        x = pad_to_multiple(x, f)
         B, H, W, C = x.shape
-        x = x.view(B, H // 2, 2, W // 2, 2, C).permute(0, 1, 3, 4, 2, 5)  # (B, H/2, W/2, column, row, C)
-        return self.reduction(self.norm(x.reshape(B, H // 2, W // 2, 4 * C)))
+        x = x.view(B, H // f, f, W // f, f, C).permute(0, 1, 3, 4, 2, 5)  # (B, H/f, W/f, column, row, C)
+        return self.reduction(self.norm(x.reshape(B, H // f, W // f, f * f * C)))
 
 
 class SwinStage(nn.Module):
@@ -156,9 +171,11 @@ class SwinStage(nn.Module):
         window_size: int,
         *,
         drop_path: Sequence[float],
+        head_dim: int | None = None,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        relative_bias: bool = True,
         drop: float = 0.0,
         downsample: nn.Module | None = None,
         use_checkpoint: bool = False,
@@ -173,8 +190,10 @@ class SwinStage(nn.Module):
                 num_heads,
                 window_size,
                 window_size // 2 if index % 2 else 0,
+                head_dim=head_dim,
                 qkv_bias=qkv_bias,
                 qk_scale=qk_scale,
+                relative_bias=relative_bias,
                 drop=drop,
                 backend=backend,
             )
@@ -183,10 +202,19 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input)."""
+        if x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            # A few images at a time, whose activations stay in the cache.
+            images = max(1, CPU_TOKENS // (x.shape[1] * x.shape[2]))
+            x = torch.cat([self._apply_blocks(part) for part in x.split(images)])
+        else:
+            x = self._apply_blocks(x)
+        return x, x if self.downsample is None else self.downsample(x)
+
+    def _apply_blocks(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             if self.use_checkpoint and self.training:
                 # The reentrant variant breaks DDP and gives frozen inputs no gradient.
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
-        return x, x if self.downsample is None else self.downsample(x)
+        return x

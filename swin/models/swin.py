@@ -4,7 +4,7 @@ Legend: B images, H W grid of patches, C = embed_dim channels.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,20 @@ class SwinTransformer(nn.Module):
         num_classes: outputs of the head; 0 for none (the model then returns the pooled features).
         embed_dim: channels C of the first stage; they double from stage to stage.
         depths: blocks in each stage.
-        num_heads: attention heads in each stage; each must divide that stage's channels.
+        num_heads: attention heads in each stage; each must divide that stage's channels unless `head_dim` is given.
+        head_dim: channels of a head; that stage's channels divided by its heads if None.
+        merge_factors: side in tokens of the group that becomes one token after each stage but the last; all 2 if None.
         window_size: side of a window in tokens.
         mlp_ratio: hidden channels of the MLP, as a multiple.
         qkv_bias: whether queries, keys and values have a bias.
         qk_scale: factor of the attention logits; 1/sqrt(head dim) if None.
+        relative_bias: add the relative position bias to the attention logits.
         drop_rate: dropout of embeddings, attention output and MLP, in [0, 1).
         drop_path_rate: stochastic depth of the last block, in [0, 1]; it grows linearly from 0 at the first.
         ape: add a learned absolute position embedding.
         patch_norm: LayerNorm after the patch embedding.
+        out_norms: normalise each of the `feature_maps`, as the paper's detectors and segmenters do. Adds the layers
+            `norm0`, `norm1`, ..., which the classifier does not use.
         use_checkpoint: recompute blocks in the backward pass to save memory.
         attention: backend of `swin.kernels.window_attention`.
 
@@ -53,24 +58,31 @@ class SwinTransformer(nn.Module):
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
+        head_dim: int | None = None,
+        merge_factors: Sequence[int] | None = None,
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        relative_bias: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
         ape: bool = False,
         patch_norm: bool = True,
+        out_norms: bool = False,
         use_checkpoint: bool = False,
         attention: str = "auto",
     ) -> None:
         super().__init__()
-        _check_heads(embed_dim, depths, num_heads)
+        merge_factors = [2] * (len(depths) - 1) if merge_factors is None else merge_factors
+        _check_stages(embed_dim, depths, num_heads, head_dim, merge_factors)
         height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.img_size = (height, width)
         self.num_classes = num_classes
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
         self.classes: list[str] | None = None
+        self.eval_transform_args: dict[str, Any] | None = None  # see `swin.inference_model`
+        self.frozen_parts: list[str] = []  # names of modules, set by `swin.models.freeze`
 
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
         self.grid_size = (height // patch_size, width // patch_size)
@@ -81,7 +93,7 @@ class SwinTransformer(nn.Module):
             self.register_parameter("absolute_pos_embed", None)
         self.pos_drop = nn.Dropout(drop_rate)
 
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
         for stage, depth in enumerate(depths):
             first = sum(depths[:stage])
@@ -93,18 +105,73 @@ class SwinTransformer(nn.Module):
                     num_heads[stage],
                     window_size,
                     drop_path=drop_paths[first : first + depth],
+                    head_dim=head_dim,
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
                     qk_scale=qk_scale,
+                    relative_bias=relative_bias,
                     drop=drop_rate,
-                    downsample=PatchMerging(dim) if stage < len(depths) - 1 else None,
+                    downsample=PatchMerging(dim, merge_factors[stage]) if stage < len(depths) - 1 else None,
                     use_checkpoint=use_checkpoint,
                     backend=attention,
                 )
             )
         self.norm = nn.LayerNorm(self.num_features)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.out_norms = out_norms
+        if out_norms:
+            for stage in range(len(depths)):
+                self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
         self.apply(_init_weights)
+
+    @classmethod
+    def from_layers(
+        cls,
+        hidden_dim: int = 96,
+        layers: Sequence[int] = (2, 2, 6, 2),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        channels: int = 3,
+        num_classes: int = 3,
+        head_dim: int = 32,
+        window_size: int = 7,
+        downscaling_factors: Sequence[int] = (4, 2, 2, 2),
+        relative_pos_embedding: bool = True,
+        **options: Any,
+    ) -> "SwinTransformer":
+        """A model in the vocabulary of the einops implementation, swin-transformer-pytorch.
+
+        Args:
+            hidden_dim: channels of the first stage; they double from stage to stage.
+            layers: blocks in each stage; any number, odd ones too.
+            heads: attention heads in each stage; `heads * head_dim` need not be the stage's channels.
+            channels: image channels.
+            downscaling_factors: side of a patch in pixels, then of each group of merged tokens.
+            relative_pos_embedding: add the relative position bias.
+            options: further arguments of the class, such as `drop_path_rate`.
+
+        Raises:
+            ConfigError: the numbers do not fit together.
+        """
+        return cls(
+            embed_dim=hidden_dim,
+            depths=layers,
+            num_heads=heads,
+            head_dim=head_dim,
+            in_chans=channels,
+            num_classes=num_classes,
+            window_size=window_size,
+            patch_size=downscaling_factors[0],
+            merge_factors=downscaling_factors[1:],
+            relative_bias=relative_pos_embedding,
+            **options,
+        )
+
+    def train(self, mode: bool = True) -> "SwinTransformer":
+        """Set the training mode of all parts but the frozen ones, whose dropout and stochastic depth stay off."""
+        super().train(mode)
+        for name in self.frozen_parts:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify.
@@ -118,18 +185,23 @@ class SwinTransformer(nn.Module):
         return self.head(self.forward_features(images).mean(dim=(1, 2)))
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Normalised tokens of the last stage, (B, H/8, W/8, 8C) for four stages and a grid of H x W patches."""
+        """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches."""
         x = self._embed(images)
         for stage in self.stages():
             _, x = stage(x)
         return self.norm(x)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """One map a stage, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 with patches of 4 pixels and four stages."""
+        """One map a stage, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 with patches of 4 pixels and four stages.
+
+        Images may be of any size. With `out_norms` the channels of each map are normalised.
+        """
         x = self._embed(images)
         maps = []
-        for stage in self.stages():
+        for index, stage in enumerate(self.stages()):
             own, x = stage(x)
+            if self.out_norms:
+                own = self.get_submodule(f"norm{index}")(own)
             maps.append(own.permute(0, 3, 1, 2).contiguous())
         return maps
 
@@ -147,14 +219,25 @@ class SwinTransformer(nn.Module):
         return self.pos_drop(x)
 
 
-def _check_heads(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def _check_stages(
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    head_dim: int | None,
+    merge_factors: Sequence[int],
+) -> None:
     if len(depths) != len(num_heads):
         raise ConfigError(
             f"depths {list(depths)} and num_heads {list(num_heads)} describe different numbers of stages; "
             "give both one value a stage."
         )
+    if len(merge_factors) != len(depths) - 1:
+        raise ConfigError(
+            f"{len(depths)} stages need {len(depths) - 1} merge factors after the patches, found "
+            f"{list(merge_factors)}; give one value for each stage but the last."
+        )
     for stage, heads in enumerate(num_heads):
-        if (embed_dim * 2**stage) % heads:
+        if head_dim is None and (embed_dim * 2**stage) % heads:
             raise ConfigError(
                 f"stage {stage} has {embed_dim * 2**stage} channels, which {heads} heads do not divide; "
                 f"change embed_dim ({embed_dim}) or num_heads ({list(num_heads)})."

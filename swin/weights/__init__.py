@@ -1,5 +1,7 @@
 """Weight files of the Swin family."""
 
-from swin.weights.load import LoadReport, load_weights
+from swin.weights.load import LoadReport, load_strictly, load_weights
+from swin.weights.shapes import model_arguments
+from swin.weights.source import Weights, read_weights
 
-__all__ = ["LoadReport", "load_weights"]
+__all__ = ["LoadReport", "Weights", "load_strictly", "load_weights", "model_arguments", "read_weights"]

@@ -1,79 +1,215 @@
-"""Starting a model from weights of another run or program, with a report of what was used."""
+"""Giving a model the weights of a file: as far as they fit, with a report, or strictly."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from swin.errors import CheckpointError
-from swin.weights.files import read_torch_file
+from swin.models.swin import SwinTransformer
+from swin.weights.formats import DERIVED_BUFFERS
+from swin.weights.labels import imagenet_classes, match_classes
+from swin.weights.resize import resize_to
+from swin.weights.source import Weights, read_weights
 
-DERIVED_BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
-_PREFIXES = ("module.", "_orig_mod.")
-_SMALLEST_MATCH = 0.5  # share of the model's tensors; below it, the file is most likely another architecture's
+_HEAD = ("head.weight", "head.bias")
 
 
 @dataclass
 class LoadReport:
-    """Names of the model's tensors by what became of them, and of the file's that were not used (`dropped`)."""
+    """What became of a model's tensors and a file's, by native name.
+
+    Attributes:
+        source_format: the program whose names the file has: official, timm, torchvision or mmpretrain.
+        loaded: tensors taken over as they are. A head whose classes are the same in another order counts as such.
+        resized: tensors made to fit: another window, grid, patch or channel count, or a head of other classes of which
+            some are in the file.
+        dropped: the file's tensors that were not used.
+        initialised: the model's tensors that kept the values they had.
+        notes: lines for people: what was resized and how, and which rows of the head were mapped.
+    """
 
     source_format: str
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     initialised: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [
             f"format {self.source_format}: {len(self.loaded)} tensors loaded, {len(self.resized)} resized, "
             f"{len(self.dropped)} dropped, {len(self.initialised)} initialised anew"
         ]
-        lines += [f"  {kind}: {name}" for kind in ("resized", "dropped", "initialised") for name in getattr(self, kind)]
+        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {kind}: {name}" for kind in ("dropped", "initialised") for name in getattr(self, kind)]
         return "\n".join(lines)
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
-    """Give a model the weights of a file or state dict as far as they fit.
+def load_weights(
+    model: SwinTransformer,
+    source: str | Path | Mapping[str, Any] | Weights,
+    *,
+    source_format: str | None = None,
+    prefer_ema: bool = True,
+    min_matched: float = 0.95,
+    strict: bool = False,
+) -> LoadReport:
+    """Give a model the weights of another run or program.
+
+    The head goes by class names: the model's `classes` and those of the file, or ImageNet's where the number of rows
+    says so. Without names on one side, a head with as many rows is taken as it is. A model without `classes` gets the
+    file's, if it takes the whole head.
+
+    Args:
+        model: the model, on any device.
+        source: a `.pth` or `.safetensors` file, a state dict in any format and wrapper, or what `read_weights` gave.
+        source_format: official, timm, torchvision or mmpretrain; None to detect it.
+        prefer_ema: take averaged weights where the file has some.
+        min_matched: smallest share, in [0, 1], of the tensors in the model's layers that the file must have, and of the
+            file's that the model must have. One tensor of each block is 8%, so that by default a file with, say, other
+            numbers of heads is refused.
+        strict: accept only weights of exactly this model; rows of the head may be in another order.
 
     Raises:
-        CheckpointError: the file cannot be read, or fewer than half of the model's tensors are in it.
+        CheckpointError: the file cannot be read, or does not fit; the model is then unchanged.
     """
-    name = "the state dict" if isinstance(source, Mapping) else str(source)
-    content = source if isinstance(source, Mapping) else read_torch_file(source)
-    weights = _strip(_unwrap(content, name))
-    own = model.state_dict()
-    report = LoadReport("official")
-    fitting: dict[str, Tensor] = {}
-    for key, value in weights.items():
-        if key in own and own[key].shape == value.shape:
-            fitting[key] = value
-            report.loaded.append(key)
-        elif not key.endswith(DERIVED_BUFFERS):
-            report.dropped.append(key)
-    report.initialised = [key for key in own if key not in fitting]
-    if len(fitting) < _SMALLEST_MATCH * len(own):
-        raise CheckpointError(
-            f"only {len(fitting)} of the model's {len(own)} tensors are in {name} with the right shape; it belongs to "
-            f"another model. First missing: {', '.join(report.initialised[:3])}."
-        )
-    model.load_state_dict(fitting, strict=False)
+    if not isinstance(source, Weights):
+        source = read_weights(source, source_format=source_format, prefer_ema=prefer_ema)
+    report = LoadReport(source.format)
+    if source.is_averaged:
+        report.notes.append("the averaged (EMA) weights of the file")
+    tensors = dict(source.tensors)
+    rows = _head_rows(model, source)
+    head = _fit_head(model, source, rows, report)
+    if strict:
+        _check_classes(model, source, rows)
+        load_strictly(model, {**tensors, **head}, source.name)
+        report.loaded = [name for name in model.state_dict() if name not in report.resized]
+    else:
+        fitted = _fit_body(model, tensors, report)
+        _check_share(model, tensors, fitted, source.name, min_matched)
+        model.load_state_dict({**fitted, **head}, strict=False)
+        own = model.state_dict()
+        report.initialised += [name for name in own if name not in fitted and name not in head]
+        report.dropped += [name for name in tensors if name not in fitted and name not in head]
+    if model.classes is None and source.classes and len(source.classes) == model.num_classes:
+        model.classes = source.classes
     return report
 
 
-def _unwrap(content: Any, name: str) -> dict[str, Tensor]:
-    for key in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{name} holds no weights: expected a state dict, bare or under 'model' or 'state_dict'.")
-    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load weights of exactly this model's names and shapes.
+
+    Buffers that other programs save (masks and relative-position indices) are left out: they follow from the config.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message lists the first of each.
+    """
+    weights = {name: value for name, value in weights.items() if not name.endswith(DERIVED_BUFFERS)}
+    own = model.state_dict()
+    problems = []
+    if missing := sorted(own.keys() - weights.keys()):
+        problems.append(f"{len(missing)} missing ({', '.join(missing[:3])}, ...)")
+    if unexpected := sorted(weights.keys() - own.keys()):
+        problems.append(f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}, ...)")
+    for name in sorted(own.keys() & weights.keys()):
+        if own[name].shape != weights[name].shape:
+            problems.append(f"{name} is {tuple(weights[name].shape)} there, {tuple(own[name].shape)} here")
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {source} does not fit the model of this config: {'; '.join(problems[:6])}. "
+            "Use the config it was trained with; to start from its weights in another model, use --pretrained."
+        )
+    model.load_state_dict(weights)
 
 
-def _strip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights
+def _fit_body(model: SwinTransformer, tensors: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """The file's tensors for all but the head, resized where there is a way."""
+    fitted: dict[str, Tensor] = {}
+    changes: Counter[str] = Counter()
+    for name, own in model.state_dict().items():
+        value = tensors.get(name)
+        if value is None or name in _HEAD:
+            continue
+        if value.shape == own.shape:
+            fitted[name] = value
+            report.loaded.append(name)
+        elif resized := resize_to(name, value, own.shape, model.grid_size):
+            fitted[name], words = resized
+            report.resized.append(name)
+            changes[f"{name.rpartition('attn.')[2]}: {words}"] += 1
+    report.notes += [f"resized {count} x {change}" for change, count in changes.items()]
+    return fitted
+
+
+def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
+    """For each class of the model its row in the file, or None; [] if one of them has no head, or of another width."""
+    own = model.state_dict()
+    if not all(name in own and name in source.tensors for name in _HEAD):
+        return []
+    weight, bias = (source.tensors[name] for name in _HEAD)
+    if weight.ndim != 2 or weight.shape[1] != own["head.weight"].shape[1] or bias.shape != weight.shape[:1]:
+        return []
+    num_source = len(bias)
+    if model.classes is None and num_source == model.num_classes:
+        return list(range(num_source))
+    ours = model.classes or imagenet_classes(model.num_classes)
+    theirs = source.classes or imagenet_classes(num_source)
+    if ours and theirs:
+        return match_classes(theirs, ours)
+    return list(range(num_source)) if num_source == model.num_classes else [None] * model.num_classes
+
+
+def _fit_head(model: SwinTransformer, source: Weights, rows: list[int | None], report: LoadReport) -> dict[str, Tensor]:
+    """The head with every row that the file has for a class of the model; {} if it has none."""
+    found = {target: row for target, row in enumerate(rows) if row is not None}
+    if not found:
+        if rows:
+            report.notes.append(f"head: none of the {len(rows)} classes is in the file")
+        return {}
+    is_whole = len(found) == len(rows)
+    same_size = len(rows) == len(source.tensors["head.bias"])
+    (report.loaded if is_whole and same_size else report.resized).extend(_HEAD)
+    if not (is_whole and same_size and all(target == row for target, row in found.items())):
+        report.notes.append(
+            f"head: {len(found)} of {len(rows)} rows mapped by class name from the file's "
+            f"{len(source.tensors['head.bias'])}; {len(rows) - len(found)} initialised anew"
+        )
+    head = {}
+    for name, own in model.state_dict().items():
+        if name in _HEAD:
+            head[name] = own.clone()
+            head[name][list(found)] = source.tensors[name][list(found.values())].to(own)
+    return head
+
+
+def _check_classes(model: SwinTransformer, source: Weights, rows: list[int | None]) -> None:
+    """Refuse a head that lacks some of the model's classes; one whose classes are only a guess may lack all."""
+    lacking = [target for target, row in enumerate(rows) if row is None]
+    is_guess = source.classes is None and len(lacking) == len(rows)
+    if lacking and model.classes and not is_guess:
+        raise CheckpointError(
+            f"{len(lacking)} of the {len(rows)} classes of the data are not in {source.name}, the first is "
+            f"{model.classes[lacking[0]]!r}; use data with its classes, or --pretrained to train a new head."
+        )
+
+
+def _check_share(
+    model: SwinTransformer, tensors: Mapping[str, Tensor], fitted: Mapping[str, Tensor], name: str, smallest: float
+) -> None:
+    """Refuse a file that shares too few tensors of the layers with the model, counted on either side."""
+    body = ("patch_embed.", "layers.")
+    needed = [key for key in model.state_dict() if key.startswith(body)]
+    offered = [key for key in tensors if key.startswith(body)]
+    num_fitted = sum(key in fitted for key in needed)
+    if num_fitted < smallest * max(len(needed), len(offered)):
+        missing = [key for key in needed if key not in fitted] or [key for key in offered if key not in fitted]
+        raise CheckpointError(
+            f"{name} does not fit the model: {num_fitted} of the model's {len(needed)} tensors and the file's "
+            f"{len(offered)} in patch embedding and layers go together; at least {smallest:.0%} are needed. It most "
+            f"likely belongs to another architecture; the first that differ: {', '.join(missing[:3])}."
+        )

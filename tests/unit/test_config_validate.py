@@ -244,5 +244,5 @@ def test_deprecated_keys_are_accepted_and_warn() -> None:
 
 
 def test_keys_of_other_methods_warn_when_changed() -> None:
-    (line,) = warnings(TRAIN__LAYER_DECAY=0.8, DATA__MASK_RATIO=0.6, MODEL__SWIN_MLP__EMBED_DIM=96)
-    assert line.startswith("TRAIN.LAYER_DECAY = 0.8 (command line) has no effect")
+    (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, DATA__MASK_RATIO=0.6, MODEL__SWIN_MLP__EMBED_DIM=96)
+    assert line.startswith("TRAIN.MOE.SAVE_MASTER = True (command line) has no effect")

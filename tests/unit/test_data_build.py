@@ -41,13 +41,14 @@ def flowers(tmp_path: Path) -> Path:
 def test_a_folder_becomes_loaders_and_a_mixer(flowers: Path) -> None:
     data = build({"DATA.DATA_PATH": str(flowers), "TRAIN.ACCUMULATION_STEPS": 2})
     assert data.classes == ["daisy", "tulip"]
-    assert data.mix == Mixer(2, mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch")
+    assert data.prepare.mix == Mixer(2, mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch")
     assert (data.train.num_samples, data.train.updates_per_epoch, data.val.num_samples) == (10, 2, 4)
     batches = list(data.train.epoch(0))
     assert [batch.update_size for batch in batches] == [8, 8, 2]
     assert batches[0].images.shape == (4, 3, 32, 32)
-    images, targets = data.mix(batches[0].images, batches[0].labels, 0)
-    assert (images.shape, targets.shape) == ((4, 3, 32, 32), (4, 2))
+    images, targets = data.prepare(batches[0], torch.device("cpu"), 0)
+    assert (images.shape, images.dtype, images.is_contiguous()) == ((4, 3, 32, 32), torch.float32, True)
+    assert targets.shape == (4, 2)
 
 
 def test_the_seed_is_the_configs(flowers: Path) -> None:
@@ -76,13 +77,13 @@ def test_grey_digits_go_through_the_default_recipe() -> None:
 
 def test_evaluation_builds_no_training(flowers: Path) -> None:
     data = build({"DATA.DATA_PATH": str(flowers)}, need_train=False, classes=["tulip", "daisy", "rose"])
-    assert (data.train, data.mix, data.classes) == (None, None, ["tulip", "daisy", "rose"])
+    assert (data.train, data.classes) == (None, ["tulip", "daisy", "rose"])
     assert [batch.labels.tolist() for batch in data.val] == [[1, 1, 0, 0]]
 
 
 def test_no_mixer_when_both_are_off(flowers: Path) -> None:
-    assert build({"DATA.DATA_PATH": str(flowers), "AUG.MIXUP": 0.0, "AUG.CUTMIX": 0.0}).mix is None
-    assert build({"DATA.DATA_PATH": str(flowers), "AUG.MIXUP": 0.0}).mix.mixup_alpha == 0
+    assert build({"DATA.DATA_PATH": str(flowers), "AUG.MIXUP": 0.0, "AUG.CUTMIX": 0.0}).prepare.mix is None
+    assert build({"DATA.DATA_PATH": str(flowers), "AUG.MIXUP": 0.0}).prepare.mix.mixup_alpha == 0
 
 
 def test_the_split_is_remembered_in_the_run_folder(flowers: Path, tmp_path: Path) -> None:

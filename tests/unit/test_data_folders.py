@@ -12,6 +12,7 @@ from data.datasets import Names
 from data.folders import open_folders
 from data.splits import stratified_split
 from swin.errors import ConfigError, DataError
+from swin.preprocess import open_image
 
 
 def make_files(root: Path, *names: str) -> Path:
@@ -43,7 +44,7 @@ def test_labels_come_from_train_and_go_to_val_by_name(tmp_path: Path) -> None:
     assert sets.train.labels.tolist() == [0, 0, 1, 2]
     assert sets.val.labels.tolist() == [1, 2]  # "ant" is missing from val, and nothing shifts
     assert sets.val.labels.dtype == np.int64
-    assert sets.train.load(1, 3).size == (4, 4)
+    assert open_image(sets.train.read(1)).size == (4, 4)
 
 
 def test_clutter_is_skipped(tmp_path: Path) -> None:

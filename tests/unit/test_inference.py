@@ -8,8 +8,8 @@ from torch import nn
 
 from swin.config import config_to_dict, load_config
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.inference import inference_model, list_images, load_predictor
-from swin.models import build_model
+from swin.inference import _input_of, inference_model, list_images, load_predictor
+from swin.models import VARIANTS, Variant, build_model, create_model
 
 KEYS = {"pred_scores", "pred_label", "pred_score", "pred_class"}
 CLASSES = ["red", "green", "blue"]
@@ -149,16 +149,62 @@ def test_a_loaded_predictor_follows_the_config(checkpoint):
     assert predictor.transform(coloured("red")).shape == (3, 16, 16)
 
 
-def test_a_name_with_a_weight_file(checkpoint, tmp_path, monkeypatch):
-    seen = {}
+NANO = Variant(8, (1, 1), (1, 2), window_size=4, img_size=64)
 
-    def create(name, *, pretrained):
-        seen.update(name=name, pretrained=pretrained)
-        return Brightest()
 
-    monkeypatch.setattr("swin.inference.create_model", create)
-    assert inference_model("swin_tiny", coloured("blue"), checkpoint=tmp_path / "w.pth")["pred_class"] == "blue"
-    assert seen == {"name": "swin_tiny", "pretrained": tmp_path / "w.pth"}
+@pytest.fixture
+def nano(tmp_path, monkeypatch):
+    """A variant small enough for tests, and a function that writes its weights with a head that says `label`."""
+    monkeypatch.setitem(VARIANTS, "nano", NANO)
+
+    def write(num_classes, label, **content):
+        model = create_model("nano", num_classes=num_classes)
+        if num_classes:
+            torch.nn.init.zeros_(model.head.bias)[label] = 50
+        torch.save({"model": model.state_dict(), **content}, tmp_path / "w.pth")
+        return tmp_path / "w.pth"
+
+    with torch.no_grad():
+        yield write
+
+
+def test_a_name_with_a_weight_file_whose_head_says_how_many_classes_there_are(nano):
+    result = inference_model("nano", coloured("blue"), checkpoint=nano(3, 1))
+    assert (len(result["pred_scores"]), result["pred_class"]) == (3, "1")
+    assert inference_model("nano", coloured("blue"), checkpoint=nano(3, 1, classes=CLASSES))["pred_class"] == "green"
+
+
+def test_weights_without_names_are_of_imagenet_if_there_are_as_many_classes(nano):
+    assert inference_model("nano", coloured("blue"), checkpoint=nano(1000, 0))["pred_class"] == "tench, Tinca tinca"
+    assert inference_model(nano(1000, 999), coloured("blue"))["pred_class"].startswith("toilet tissue")
+    assert inference_model(nano(21841, 0), coloured("blue"))["pred_class"] == "organism, being"
+
+
+def test_weights_of_other_programs_tell_the_model_by_their_shapes(nano):
+    predictor = load_predictor(nano(3, 2))
+    assert (predictor.model.img_size, predictor.model.num_classes) == ((32, 32), 3)
+    assert predictor.describe(predictor.scores([coloured("red")])[0])["pred_label"] == 2
+
+
+def test_models_for_384_px_see_the_whole_image(nano):
+    def transform(img_size):
+        model = create_model("nano", num_classes=1, img_size=img_size)
+        return _input_of(model)[0]
+
+    image = Image.new("RGB", (500, 500), "black")
+    image.paste("white", (0, 0, 500, 10))  # a bar at the top, which a central crop leaves out
+    assert transform(384)(image)[0, 0].min() > 2
+    assert transform(224)(image)[0, 0].max() < -2
+
+
+def test_a_model_for_grey_images_gets_grey_images(nano):
+    model = create_model("nano", num_classes=2, in_chans=1)
+    assert len(inference_model(model, coloured("red"))["pred_scores"]) == 2
+
+
+def test_a_backbone_names_nothing(nano):
+    with pytest.raises(CheckpointError, match="without a head"):
+        load_predictor(nano(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -195,11 +241,12 @@ def test_a_truncated_pil_image_is_a_data_error(tmp_path):
         inference_model(Brightest(), image)
 
 
-def test_weights_without_config_or_of_another_shape(checkpoint):
-    with pytest.raises(CheckpointError, match="without the config and class names"):
-        load_predictor(checkpoint(config=None))
-    with pytest.raises(CheckpointError, match=r"head\.weight"):
+def test_a_head_that_is_not_of_the_config_or_of_the_names(checkpoint):
+    with pytest.raises(CheckpointError, match="3 rows, but it names 2 classes"):
         load_predictor(checkpoint(classes=["one", "two"]))
+    other = config_to_dict(load_config(opts=[*TINY, "MODEL.SWIN.MLP_RATIO", 2]))
+    with pytest.raises(CheckpointError, match=r"mlp\.fc1"):
+        load_predictor(checkpoint(config=other))
 
 
 def test_an_empty_folder(tmp_path):

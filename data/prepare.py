@@ -1,0 +1,44 @@
+"""What is done to whole batches on the device: normalisation, random erasing, mixing."""
+
+from dataclasses import dataclass
+
+import torch
+
+from data.erasing import erase
+from data.loaders import Batch
+from data.mixing import Mixer, build_mixer
+from swin.config import Config
+from swin.preprocess import Normalise, build_normalise
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turns what a `TrainLoader` yields into what a model and its loss take.
+
+    Attributes:
+        normalise: uint8 (B, C, H, W) to float32.
+        erase_mode: See `data.erasing.erase`.
+        mix: None to leave batches as they are.
+    """
+
+    normalise: Normalise
+    erase_mode: str = "pixel"
+    mix: Mixer | None = None
+
+    def __call__(self, batch: Batch, device: torch.device, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns images (B, C, H, W) float32, and targets: classes (B,) int64, or (B, K) float32 where mixed.
+
+        Args:
+            batch: As loaded.
+            device: Where the results are wanted.
+            seed: Decides the mixing.
+        """
+        images_BCHW = self.normalise(batch.images.to(device, non_blocking=True))
+        labels_B = batch.labels.to(device, non_blocking=True)
+        erase(images_BCHW, batch.rectangles, self.erase_mode)
+        return self.mix(images_BCHW, labels_B, seed) if self.mix else (images_BCHW, labels_B)
+
+
+def build_prepare(cfg: Config, num_classes: int) -> Prepare:
+    """Builds what a config does to training batches."""
+    return Prepare(build_normalise(cfg), cfg.AUG.REMODE, build_mixer(cfg, num_classes))

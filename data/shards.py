@@ -1,0 +1,101 @@
+"""Packed images: tar files that webdataset reads too (`NAME.jpg` and `NAME.cls`), with an index for random access.
+
+A packed data set is a folder with classes.json and, for train and val each, a folder of shards and index.npz.
+`tools.pack_dataset` writes them.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.datasets import Names, Sets, check_known
+from swin.errors import DataError
+
+CLASSES_FILE, INDEX_FILE = "classes.json", "index.npz"
+_MAX_OPEN = 128  # shards that a process keeps open
+
+
+class ShardImages:
+    """Images in the shards of a folder, by their place in the index."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            with np.load(root / INDEX_FILE) as index:
+                self.labels = index["labels"].astype(np.int64)
+                self.names = Names.from_arrays(index["name_bytes"], index["name_stops"])
+                self._places = index["places"]  # int64 (N, 3): shard, offset, size
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{root / INDEX_FILE}: is not the index of packed images ({error}). Pack again.") from None
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard to file descriptor, last used last
+        self._pid = os.getpid()
+
+    def name(self, index: int) -> str:
+        return f"{self.root / shard_name(int(self._places[index, 0]))}/{self.names[index]}"
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size = self._places[index].tolist()
+        try:
+            content = os.pread(self._open(shard), size, offset)
+        except OSError as error:
+            raise DataError(f"{self.name(index)}: cannot be read: {error.strerror}.") from None
+        if len(content) != size:
+            raise DataError(f"{self.name(index)}: the shard ends before this image. Copy it again.")
+        return content
+
+    def _open(self, shard: int) -> int:
+        if self._pid != os.getpid():  # forked: the parent goes on using, and closing, its own
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if shard not in self._files:
+            if len(self._files) >= _MAX_OPEN:
+                os.close(self._files.popitem(last=False)[1])
+            self._files[shard] = os.open(self.root / shard_name(shard), os.O_RDONLY)
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": OrderedDict()}  # for workers that are not forked
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:06d}.tar"
+
+
+def is_packed(root: Path) -> bool:
+    """Whether a folder holds a packed data set."""
+    return (root / CLASSES_FILE).is_file() and (root / "val" / INDEX_FILE).is_file()
+
+
+def open_shards(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
+    """Opens a packed data set.
+
+    Args:
+        root: Its folder.
+        need_train: False to evaluate; then the training shards may be missing.
+        classes: A label map to use instead, such as a checkpoint's; the packed labels are brought to it by name.
+
+    Raises:
+        DataError: Files are missing or unfit, or classes are unknown to the label map.
+    """
+    try:
+        packed = json.loads((root / CLASSES_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{root / CLASSES_FILE}: cannot be read: {error}. Pack again.") from None
+    sources = [ShardImages(root / half) if half == "val" or need_train else None for half in ("train", "val")]
+    if classes is not None and list(classes) != packed:
+        label_of = {name: label for label, name in enumerate(classes)}
+        for source in filter(None, sources):
+            used = np.unique(source.labels)
+            check_known(
+                (packed[label] for label in used), classes, where=source.root, origin="the label map that was given"
+            )
+            table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
+            source.labels = table[source.labels]
+    train, val = sources
+    assert val is not None
+    return Sets(list(classes if classes is not None else packed), train, val)

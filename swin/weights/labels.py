@@ -1,0 +1,82 @@
+"""Rows of a class head found by the names of the classes."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+# ImageNet-22K lacks this synset (teddy bear); the official map to ImageNet-1K gives it the row of the other "teddy".
+_STAND_INS = {"n03013580": "n04399382"}
+_SYNSET = re.compile(r"n\d{8}")
+
+
+@lru_cache(maxsize=4)
+def imagenet_classes(count: int) -> tuple[str, ...] | None:
+    """Synset ids of ImageNet's heads in their order: 1,000 rows, or 21,841 (Swin) or 21,843 of ImageNet-22K.
+
+    Returns:
+        The ids; None for any other number of classes.
+    """
+    from timm.data import ImageNetInfo  # slow to import, and few loads need it
+
+    if count == 1000:
+        return tuple(ImageNetInfo("imagenet-1k").label_names())
+    # Of timm's lists of ImageNet-22K this one has the order of the official head, whose last two rows it goes beyond.
+    return tuple(ImageNetInfo("imagenet-21k-goog").label_names()[:count]) if count in (21841, 21843) else None
+
+
+def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
+    """Find each target class among the source classes.
+
+    Classes are the same if their labels are, or one of their names: a synset id has its English names, another label is
+    a name itself, or several with commas between. Case, underscores and hyphens do not matter. A class's first name
+    goes before others'; a name that several classes share finds none. Two different synset ids are never the same
+    class.
+
+    Returns:
+        For each target class its position in `source`, or None.
+    """
+    rows = {label: row for row, label in reversed(list(enumerate(source)))}
+    first: defaultdict[str, set[int]] = defaultdict(set)
+    other: defaultdict[str, set[int]] = defaultdict(set)
+    for row, label in enumerate(source):
+        names = _names(label)
+        for name in names[:1]:
+            first[name].add(row)
+        for name in names[1:]:
+            other[name].add(row)
+        if (stand_in := _STAND_INS.get(label)) and stand_in not in rows:
+            rows[stand_in] = row
+            for name in _names(stand_in):
+                other[name].add(row)
+
+    def find(label: str) -> int | None:
+        if label in rows:
+            return rows[label]
+        for index in (first, other):
+            for name in _names(label):
+                found = index.get(name, set())
+                if _SYNSET.fullmatch(label):
+                    found = {row for row in found if not _SYNSET.fullmatch(source[row])}
+                if found:
+                    return next(iter(found)) if len(found) == 1 else None
+        return None
+
+    return [find(label) for label in target]
+
+
+def _names(label: str) -> list[str]:
+    """The names of a class in one spelling, the usual one first."""
+    text = _descriptions().get(label, label) if _SYNSET.fullmatch(label) else label
+    spelled = (" ".join(re.split(r"[\s_-]+", name.lower())).strip() for name in text.split(","))
+    return [name for name in spelled if name]
+
+
+@lru_cache(maxsize=1)
+def _descriptions() -> dict[str, str]:
+    """English names, separated by commas, of every ImageNet synset id."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-21k-goog")
+    labels = [*info.label_names(), *_STAND_INS.values()]
+    return {label: info.label_name_to_description(label) for label in labels}

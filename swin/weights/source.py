@@ -1,0 +1,127 @@
+"""Weights of any program found in a file: unwrapped, named natively, with what the file says about them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swin.errors import CheckpointError
+from swin.weights.files import read_weight_file
+from swin.weights.formats import FORMATS, detect_format, to_native
+
+_WRAPPERS = ("model", "state_dict")
+_AVERAGES = ("ema", "state_dict_ema", "model_ema")
+# What DistributedDataParallel, torch.compile and larger models put before the names, one after the other in any order.
+_PREFIX = re.compile(r"((module|_orig_mod|backbone|model|encoder)\.)+")
+_COUNTERS = ("n_averaged",)  # beside the averages of torch.optim.swa_utils
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a Swin Transformer.
+
+    Attributes:
+        name: the file, for messages.
+        tensors: by native name, without derived buffers.
+        original: the file's tensors by its own names, prefixes removed.
+        format: the program whose names they had, one of `FORMATS`.
+        classes: class names that the file carries, in the order of the head's rows.
+        is_averaged: whether these are the exponential moving average that the file carries beside the last weights.
+        config: nested dict of the config that a training run of this project saves.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    original: dict[str, Tensor]
+    format: str
+    classes: list[str] | None = None
+    is_averaged: bool = False
+    config: dict[str, Any] | None = None
+
+
+def read_weights(
+    source: str | Path | Mapping[str, Any], *, source_format: str | None = None, prefer_ema: bool = True
+) -> Weights:
+    """Read weights of any known program.
+
+    Args:
+        source: a `.pth` or `.safetensors` file, or what is in one: a state dict, bare or wrapped.
+        source_format: one of `FORMATS`; None to detect it.
+        prefer_ema: take averaged weights where there are some.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no weights of a Swin Transformer.
+    """
+    if source_format not in (None, *FORMATS):
+        raise CheckpointError(f"there is no weight format {source_format!r}; choose from {', '.join(FORMATS)}.")
+    name = "the state dict" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else read_weight_file(source)
+    plain, averaged = _unwrap(content), {}
+    if isinstance(content, Mapping):
+        averaged = next((found for key in _AVERAGES if (found := _unwrap(content.get(key)))), {})
+    is_averaged = bool(averaged) and (prefer_ema or not plain)
+    # Averages may cover the parameters alone.
+    tensors = {**plain, **averaged} if is_averaged else plain
+    if not tensors:
+        raise CheckpointError(
+            f"{name} holds no weights: expected a state dict, bare or under {', '.join(map(repr, _WRAPPERS))}."
+        )
+    found_format = source_format or detect_format(tensors)
+    if found_format is None:
+        raise CheckpointError(
+            f"{name} holds no weights of a Swin Transformer in a known format ({', '.join(FORMATS)}); its first names "
+            f"are {', '.join(list(tensors)[:3])}."
+        )
+    native = to_native(tensors, found_format)
+    if broken := [key for key, value in native.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(f"{name} is damaged: {broken[0]} has NaN or infinite values; use another file.")
+    config = content.get("config") if isinstance(content, Mapping) else None
+    return Weights(
+        name,
+        native,
+        tensors,
+        found_format,
+        _classes(content, native, name),
+        is_averaged,
+        config if type(config) is dict else None,  # official checkpoints hold a yacs node, whose keys may differ
+    )
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, which may be wrapped, with prefixes of their names removed; {} if there are none."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return _unwrap(content[key])
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or key in _COUNTERS:
+            continue
+        short = _PREFIX.sub("", str(key), count=1) if _PREFIX.match(str(key)) else str(key)
+        short = short.replace("_orig_mod.", "")  # a compiled part of a model
+        if short in tensors:
+            raise CheckpointError(
+                f"the file holds {short} twice, the second time as {key}: two models. Save one of them by itself."
+            )
+        tensors[short] = value
+    return tensors
+
+
+def _classes(content: Any, native: Mapping[str, Tensor], name: str) -> list[str] | None:
+    """Class names: of this project's checkpoints, or of mmpretrain's."""
+    if not isinstance(content, Mapping):
+        return None
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    described = meta.get("dataset_meta")
+    places = (content.get("classes"), meta.get("CLASSES"), isinstance(described, Mapping) and described.get("classes"))
+    classes = next((list(map(str, found)) for found in places if isinstance(found, list | tuple) and found), None)
+    rows = [len(native[key]) for key in ("head.weight", "head.bias") if key in native and native[key].ndim]
+    if classes and set(rows) - {len(classes)}:
+        raise CheckpointError(f"{name} is damaged: its head has {rows[0]} rows, but it names {len(classes)} classes.")
+    return classes

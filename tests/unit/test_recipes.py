@@ -1,0 +1,185 @@
+"""The zoo's recipes: against the table of variants, the published numbers and the official repository's files."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swin.config import Config, load_config
+from swin.models import VARIANTS
+from swin.schedule import build_schedule
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMED = [name for name in VARIANTS if (CONFIGS / f"{name}.yaml").is_file()]
+OTHERS = [
+    path.stem
+    for path in sorted(CONFIGS.glob("*.yaml"))
+    if path.stem.endswith(("_paper", "_mmpretrain", "_torchvision"))
+]
+
+# Epochs, warm-up epochs, weight decay; then base, warm-up and minimum learning rate for a batch of 512.
+SCRATCH = (300, 20, 0.05, 5e-4, 5e-7, 5e-6)
+PRETRAINING = (90, 5, 0.05, 1.25e-4, 1.25e-7, 1.25e-6)
+FINETUNING = (30, 5, 1e-8, 2e-5, 2e-8, 2e-7)
+
+
+def load(name: str) -> Config:
+    return load_config(CONFIGS / f"{name}.yaml")
+
+
+def training(cfg: Config) -> tuple[float, ...]:
+    train = cfg.TRAIN
+    rates = (train.BASE_LR, train.WARMUP_LR, train.MIN_LR)
+    return (train.EPOCHS, train.WARMUP_EPOCHS, train.WEIGHT_DECAY, *rates)
+
+
+def architecture(cfg: Config) -> tuple[Any, ...]:
+    swin = cfg.MODEL.SWIN
+    return (swin.EMBED_DIM, tuple(swin.DEPTHS), tuple(swin.NUM_HEADS), swin.WINDOW_SIZE, cfg.DATA.IMG_SIZE)
+
+
+def header(name: str) -> str:
+    return "".join(re.findall(r"^#.*\n", (CONFIGS / f"{name}.yaml").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_recipe_has_its_variants_numbers(name: str) -> None:
+    cfg, variant = load(name), VARIANTS[name]
+    numbers = (variant.embed_dim, variant.depths, variant.num_heads, variant.window_size, variant.img_size)
+    assert architecture(cfg) == numbers
+    dataset = "imagenet22K" if name.endswith("_22k") else "folder" if "cub" in name else "imagenet"
+    found = (cfg.MODEL.NAME, cfg.MODEL.DROP_PATH_RATE, cfg.DATA.DATASET, cfg.TEST.CROP)
+    assert found == (
+        variant.official or name,
+        variant.drop_path_rate,
+        dataset,
+        variant.img_size < 384 or "cub" in name,
+    )
+    shared = (cfg.MODEL.SWIN.MLP_RATIO, cfg.MODEL.SWIN.PATCH_SIZE, cfg.MODEL.SWIN.QKV_BIAS, cfg.MODEL.SWIN.APE)
+    assert shared == (4.0, 4, True, False)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_recipe_trains_as_published(name: str) -> None:
+    if "cub" in name:
+        assert training(load(name)) == (100, 5, 5e-4, 5e-6, 5e-8, 0.0)
+        return
+    is_finetuning = name.endswith("22kto1k") or name == "swin_base_384"
+    assert training(load(name)) == (PRETRAINING if name.endswith("_22k") else FINETUNING if is_finetuning else SCRATCH)
+
+
+@pytest.mark.parametrize("name", [*NAMED, *OTHERS])
+def test_a_header_tells_command_batch_and_result(name: str) -> None:
+    text, cfg = header(name), load(name)
+    total = int(re.search(r"Effective batch (\d+)", text)[1])  # type: ignore[index]
+    devices = int(re.search(r"--nproc-per-node=(\d+)", text)[1])  # type: ignore[index]
+    accumulated = re.search(r"--accumulation-steps (\d+)", text)
+    assert total == cfg.DATA.BATCH_SIZE * devices * (int(accumulated[1]) if accumulated else 1)
+    assert total == (4096 if "_22k_" in f"{name}_" else 64 if "cub" in name else 1024)
+    assert ("--pretrained" in text) == (cfg.TRAIN.EPOCHS in (30, 100))
+    assert "Expected: top-1 " in text or "No accuracy is published" in text or "Published by torchvision" in text
+    variant = VARIANTS.get(name)
+    if variant and variant.top1:
+        assert f"top-1 {variant.top1}" in text
+        assert variant.top5 is None or f"top-5 {variant.top5}" in text
+    assert len((CONFIGS / f"{name}.yaml").read_text().splitlines()) < 50
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_ways_to_a_variant_have_its_architecture(name: str) -> None:
+    cfg, own = load(name), load(name.rpartition("_")[0])
+    assert architecture(cfg) == architecture(own)
+    assert cfg.MODEL.DROP_PATH_RATE == own.MODEL.DROP_PATH_RATE
+    assert name == cfg.MODEL.NAME, "two recipes must not share a run's folder"
+
+
+def rates(cfg: Config, batch: int) -> list[float]:
+    schedule = build_schedule(cfg, effective_batch=batch, updates_per_epoch=10)
+    return [schedule(step) for step in range(cfg.TRAIN.EPOCHS * 10)]
+
+
+def test_the_papers_finetuning_has_a_constant_rate() -> None:
+    assert set(rates(load("swin_base_384_paper"), 1024)) == {1e-5}
+    assert load("swin_large_22kto1k_paper").TRAIN.WEIGHT_DECAY == 1e-8
+
+
+def test_the_papers_pretraining_decays_linearly() -> None:
+    cfg = load("swin_large_22k_paper")
+    values = rates(cfg, 4096)
+    assert (cfg.TRAIN.WEIGHT_DECAY, max(values)) == (0.01, pytest.approx(1e-3))
+    falls = [first - second for first, second in pairwise(values[50:])]
+    assert falls == pytest.approx([falls[0]] * len(falls))
+
+
+def test_mmpretrains_rates_are_the_official_ones() -> None:
+    assert rates(load("swin_tiny_mmpretrain"), 1024) == pytest.approx(rates(load("swin_tiny"), 1024))
+
+
+def test_torchvisions_recipe() -> None:
+    cfg = load("swin_tiny_torchvision")
+    values = rates(cfg, 1024)
+    assert (values[0], max(values)) == (pytest.approx(1e-5), pytest.approx(1e-3))
+    assert (cfg.AUG.AUTO_AUGMENT, cfg.TRAIN.EMA.ENABLE, cfg.TRAIN.WEIGHT_DECAY) == ("ta_wide", True, 0.05)
+
+
+# What the official repository's configs/swin/*.yaml say: the values that follow its defaults are not in them.
+OFFICIAL: dict[str, dict[str, Any]] = {
+    f"swin_{size}_patch4_window{window}_{pixels}{suffix}": {"size": size, "window": window, "pixels": pixels, **values}
+    for size, window, pixels, suffix, values in [
+        ("tiny", 7, 224, "", {"drop_path": 0.2}),
+        ("small", 7, 224, "", {"drop_path": 0.3}),
+        ("base", 7, 224, "", {"drop_path": 0.5}),
+        ("tiny_c24", 8, 256, "", {"drop_path": 0.2}),
+        ("tiny", 7, 224, "_22k", {"drop_path": 0.1, "train": PRETRAINING}),
+        *((size, 7, 224, "_22k", {"drop_path": 0.2, "train": PRETRAINING}) for size in ("small", "base", "large")),
+        ("tiny", 7, 224, "_22kto1k_finetune", {"drop_path": 0.1, "train": FINETUNING}),
+        *(
+            (size, 7, 224, "_22kto1k_finetune", {"drop_path": 0.2, "train": FINETUNING})
+            for size in ("small", "base", "large")
+        ),
+        ("base", 12, 384, "_finetune", {"drop_path": 0.5, "train": FINETUNING}),
+        *((size, 12, 384, "_22kto1k_finetune", {"drop_path": 0.2, "train": FINETUNING}) for size in ("base", "large")),
+    ]
+}
+SIZES = {
+    "tiny": (96, "[ 2, 2, 6, 2 ]", "[ 3, 6, 12, 24 ]"),
+    "tiny_c24": (96, "[ 2, 2, 6, 2 ]", "[ 4, 8, 16, 32 ]"),
+    "small": (96, "[ 2, 2, 18, 2 ]", "[ 3, 6, 12, 24 ]"),
+    "base": (128, "[ 2, 2, 18, 2 ]", "[ 4, 8, 16, 32 ]"),
+    "large": (192, "[ 2, 2, 18, 2 ]", "[ 6, 12, 24, 48 ]"),
+}
+
+
+def official_file(name: str, facts: dict[str, Any]) -> str:
+    """The official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
+    dim, depths, heads = SIZES[facts["size"]]
+    lines = ["MODEL:", "  TYPE: swin", f"  NAME: {name}", f"  DROP_PATH_RATE: {facts['drop_path']}", "  SWIN:"]
+    lines += [f"    EMBED_DIM: {dim}", f"    DEPTHS: {depths}", f"    NUM_HEADS: {heads}"]
+    lines += [f"    WINDOW_SIZE: {facts['window']}"]
+    if facts["pixels"] != 224:
+        lines = ["DATA:", f"  IMG_SIZE: {facts['pixels']}", *lines]
+    if name.endswith("_22k"):
+        lines = ["DATA:", "  DATASET: imagenet22K", *lines]
+    if "train" in facts:
+        keys = ("EPOCHS", "WARMUP_EPOCHS", "WEIGHT_DECAY", "BASE_LR", "WARMUP_LR", "MIN_LR")
+        lines += ["TRAIN:", *(f"  {key}: {value}" for key, value in zip(keys, facts["train"], strict=True))]
+    if facts["pixels"] == 384:
+        lines += ["TEST:", "  CROP: False"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_files_load_unchanged_and_say_what_ours_say(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(official_file(name, OFFICIAL[name]))
+    official = load_config(path)
+    assert official.warnings == ()
+    (own_name,) = (own for own, variant in VARIANTS.items() if variant.official == name)
+    own = load(own_name)
+    assert (architecture(official), training(official)) == (architecture(own), training(own))
+    keys = ("NAME", "DROP_PATH_RATE", "LABEL_SMOOTHING")
+    assert [official.MODEL[key] for key in keys] == [own.MODEL[key] for key in keys]
+    assert (official.AUG, official.TEST) == (own.AUG, own.TEST)
+    assert official.DATA.DATASET == own.DATA.DATASET

@@ -1,0 +1,135 @@
+"""The table of variants: names, numbers, and models made from it."""
+
+import pytest
+import timm
+import torch
+
+from swin.errors import ConfigError
+from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters, create_model, list_models
+from swin.models.variants import find_variant
+
+# Published: millions of parameters, and multiply-adds in 1e9 as the official repository and as mmpretrain count them.
+PUBLISHED = {
+    "swin_tiny": (28.29, 4.5, 4.36),
+    "swin_small": (49.61, 8.7, 8.52),
+    "swin_base": (87.77, 15.4, 15.14),
+    "swin_base_384": (87.90, 47.1, 44.49),
+    "swin_large": (196.53, 34.5, 34.04),
+    "swin_large_384": (196.74, 103.9, 100.04),
+    "swin_tiny_c24_256": (28.3, 5.9, None),
+    "swin_large_384_cub200": (195.51, None, 100.04),
+}
+# Drop path, top-1, top-5.
+RESULTS = {
+    "swin_tiny": (0.2, 81.2, 95.5),
+    "swin_small": (0.3, 83.2, 96.2),
+    "swin_base": (0.5, 83.5, 96.5),
+    "swin_base_384": (0.5, 84.5, 97.0),
+    "swin_tiny_22k": (0.1, None, None),
+    "swin_base_22k": (0.2, None, None),
+    "swin_tiny_22kto1k": (0.1, 80.9, 96.0),
+    "swin_small_22kto1k": (0.2, 83.2, 97.0),
+    "swin_base_22kto1k": (0.2, 85.2, 97.5),
+    "swin_large_22kto1k": (0.2, 86.3, 97.9),
+    "swin_base_384_22kto1k": (0.2, 86.4, 98.0),
+    "swin_large_384_22kto1k": (0.2, 87.3, 98.2),
+    "swin_tiny_c24_256": (0.2, 81.6, 95.7),
+    "swin_large_384_cub200": (0.2, 91.87, None),
+}
+
+
+def without_memory(name, **changes):
+    with torch.device("meta"):
+        return create_model(name, **changes)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counted_costs_are_the_published_ones(name):
+    millions, gflops, mmpretrain = PUBLISHED[name]
+    model = without_memory(name)
+    assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+    if gflops:
+        # Published with one decimal, by a count that rounds the padding and the last norm in other ways.
+        assert count_flops(model, *model.img_size) / 1e9 == pytest.approx(gflops, rel=0.01)
+    if mmpretrain:
+        assert count_module_flops(model, *model.img_size) / 1e9 == pytest.approx(mmpretrain, abs=0.005)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_tables_published_flops_are_those_that_are_counted(name):
+    variant, model = VARIANTS[name], without_memory(name)
+    if variant.gflops:
+        assert count_flops(model, *model.img_size) / 1e9 == pytest.approx(variant.gflops, rel=0.01)
+    if variant.mmpretrain_gflops:
+        assert count_module_flops(model, *model.img_size) / 1e9 == pytest.approx(variant.mmpretrain_gflops, abs=0.005)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_results_are_the_published_ones(name):
+    variant = VARIANTS[name]
+    assert (variant.drop_path_rate, variant.top1, variant.top5) == RESULTS[name]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in timm.list_pretrained("swin_*") if "s3" not in name and "cr" not in name]
+)
+def test_timms_names_give_timms_shapes(name):
+    """Names of timm's weight files: as many parameters, tensor by tensor."""
+    model = without_memory(name)
+    with torch.device("meta"):
+        peer = timm.create_model(name, pretrained=False)
+    # Each program has one downsampling a stage, at its end or at its start.
+    assert sorted(p.numel() for p in model.parameters()) == sorted(p.numel() for p in peer.parameters())
+    assert peer.patch_embed.img_size == model.img_size
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("swin_tiny_patch4_window7_224", "swin_tiny"),
+        ("swin_base_patch4_window12_384_22kto1k_finetune", "swin_base_384_22kto1k"),
+        ("swin_base_patch4_window12_384_22kto1k", "swin_base_384_22kto1k"),
+        ("swin_base_patch4_window12_384", "swin_base_384"),
+        ("swin_tiny_c24_patch4_window8_256", "swin_tiny_c24_256"),
+        ("swin_large_patch4_window12_384.ms_in22k", "swin_large_384_22k"),
+        ("swin_base_patch4_window7_224.ms_in22k_ft_in1k", "swin_base_22kto1k"),
+        ("swin_small_patch4_window7_224.ms_in1k", "swin_small"),
+    ],
+)
+def test_other_spellings(spelling, name):
+    assert find_variant(spelling) is VARIANTS[name]
+
+
+def test_list_models_knows_both_styles():
+    assert set(list_models("swin_tiny_c24*")) == {"swin_tiny_c24_256", "swin_tiny_c24_patch4_window8_256"}
+    assert set(VARIANTS) < set(list_models())
+    assert all(find_variant(name) for name in list_models())
+    assert list_models("vit*") == []
+
+
+def test_arguments_take_the_place_of_the_variants():
+    model = without_memory("swin_tiny", num_classes=7, img_size=(64, 96), in_chans=4, drop_path_rate=0.35)
+    assert (model.num_classes, model.img_size, model.patch_embed.proj.in_channels) == (7, (64, 96), 4)
+    assert model.layers[3].blocks[1].drop_path.p == pytest.approx(0.35)
+    assert without_memory("swin_base_22k").num_classes == 21841
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("swin_tinny", {}, "no model 'swin_tinny'; did you mean 'swin_tiny'"),
+        ("swin_base_patch4_window7_225", {}, "did you mean 'swin_base_patch4_window7_224'"),
+        ("swin_tiny", {"image_size": 224}, "no argument 'image_size'; did you mean 'img_size'"),
+        ("swin_tiny", {"drop_path": 0.1}, "did you mean 'drop_path_rate'"),
+        ("swin_tiny", {"num_heads": (5, 6, 12, 24)}, "5 heads do not divide"),
+    ],
+)
+def test_mistakes_are_named(name, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        without_memory(name, **arguments)
+
+
+def test_how_images_are_prepared_follows_the_size():
+    assert without_memory("swin_base_384").eval_transform_args == {"crop": False, "channels": 3}
+    assert without_memory("swin_tiny_c24_256").eval_transform_args["crop"] is True
+    assert len(without_memory("swin_tiny", in_chans=1).eval_transform_args["mean"]) == 1

@@ -1,0 +1,233 @@
+"""Convert weights of Swin Transformers between programs, and check the result in the programs' own models.
+
+python -m tools.convert_weights --input swin_tiny.pth --to timm --output swin_tiny.safetensors
+
+Exit status: 0; 2 for an error, after which there is no new output file.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from swin import SwinTransformer
+from swin.errors import CheckpointError, SwinError
+from swin.weights import Weights, model_arguments, read_weights
+from swin.weights.formats import DERIVED_BUFFERS, FORMATS, from_native
+
+# Programs add up in another order, which changes float32 logits by about 1e-6 of the largest. A misplaced tensor
+# changes them by 1e-2 and more.
+_TOLERANCE = 1e-4
+
+
+def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | None = None) -> str:
+    """Write weights in another format, and compare both programs' logits on one image.
+
+    Args:
+        source: what `read_weights` returned.
+        to: one of `FORMATS`.
+        output: `.pth` or `.safetensors` file; it is replaced only when all went well.
+        img_size: height and width in pixels of the official model, whose masks depend on them, and of the image.
+
+    Returns:
+        A description for people, with the largest difference.
+
+    Raises:
+        CheckpointError: the weights are not convertible, or the file cannot be written.
+    """
+    arguments = model_arguments(source.tensors)
+    size = img_size or (arguments["img_size"],) * 2
+    if arguments["ape"] and to in ("timm", "torchvision"):
+        raise CheckpointError(f"{source.name} has an absolute position embedding, which {to}'s model lacks.")
+    if not arguments["ape"]:
+        arguments["img_size"] = size
+    temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
+    try:
+        _write(temporary, from_native(source.tensors, to, img_size=size), to, source.classes)
+        written = read_weights(temporary, source_format=to)
+        image = torch.randn(1, arguments["in_chans"], *size, generator=torch.Generator().manual_seed(0))
+        compared = [_logits(weights, arguments, image) for weights in (source, written)]
+        difference = float((compared[0][0] - compared[1][0]).abs().max())
+        largest = float(compared[0][0].abs().max())
+        if difference > _TOLERANCE * max(largest, 1e-6):
+            raise CheckpointError(
+                f"logits differ by {difference:.1e}, the largest being {largest:.1e}: {source.name} is not the "
+                f"{source.format} model that it seems to be. Nothing was written."
+            )
+        temporary.replace(output)
+    except OSError as error:
+        raise CheckpointError(
+            f"{output} cannot be written: {error.strerror or error}; choose a folder that exists and has space."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    shape = ", ".join(f"{name} {arguments[name]}" for name in ("embed_dim", "depths", "num_heads", "window_size"))
+    numbers = sum(value.numel() for value in source.tensors.values())
+    return "\n".join(
+        [
+            f"{source.name} ({source.format}{', averaged weights' if source.is_averaged else ''}) -> {output} ({to})",
+            f"{numbers:,} parameters: {shape}, {arguments['in_chans']} channels, {arguments['num_classes']} classes",
+            f"largest logit difference on a {size[0]} x {size[1]} image, {compared[0][1]} against {compared[1][1]}: "
+            f"{difference:.1e} (largest logit {largest:.1e})",
+        ]
+    )
+
+
+def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
+    """A program's own model, without stochastic depth.
+
+    Args:
+        format_name: timm, torchvision or mmpretrain.
+        arguments: those of `SwinTransformer`.
+
+    Returns:
+        The model; None where the program is not installed.
+    """
+    shared = {name: arguments[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio", "num_classes")}
+    if format_name == "timm":
+        from timm.models.swin_transformer import SwinTransformer as TimmSwin
+
+        more = {name: arguments[name] for name in ("img_size", "patch_size", "in_chans", "window_size", "qkv_bias")}
+        return TimmSwin(**shared, **more, drop_path_rate=0.0)
+    if format_name == "torchvision":
+        from torchvision.models import SwinTransformer as TorchvisionSwin
+
+        shared = {name: list(value) if isinstance(value, tuple) else value for name, value in shared.items()}
+        sides = {name: [arguments[name]] * 2 for name in ("patch_size", "window_size")}
+        peer: nn.Module = TorchvisionSwin(**shared, **sides, stochastic_depth_prob=0.0)
+        if not arguments["num_classes"]:
+            peer.head = nn.Identity()
+        return peer
+    return _make_mmpretrain(arguments) if find_spec("mmpretrain") else None
+
+
+def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, about parts that are not used
+        models = import_module("mmpretrain.models")
+    channels, depths = arguments["embed_dim"], arguments["depths"]
+    backbone = {
+        "type": "SwinTransformer",
+        "arch": {"embed_dims": channels, "depths": depths, "num_heads": arguments["num_heads"]},
+        "img_size": arguments["img_size"],
+        "patch_size": arguments["patch_size"],
+        "in_channels": arguments["in_chans"],
+        "window_size": arguments["window_size"],
+        "use_abs_pos_embed": arguments["ape"],
+        "drop_path_rate": 0.0,
+        "stage_cfgs": {"block_cfgs": {"ffn_ratio": arguments["mlp_ratio"]}},
+    }
+    head = {
+        "type": "LinearClsHead",
+        "num_classes": arguments["num_classes"],
+        "in_channels": channels * 2 ** (len(depths) - 1),
+    }
+    peer: nn.Module = models.ImageClassifier(
+        backbone=backbone, neck={"type": "GlobalAveragePooling"}, head=head if arguments["num_classes"] else None
+    )
+    return peer
+
+
+@torch.no_grad()
+def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tuple[Tensor, str]:
+    """What the weights' own program makes of the image, (1, num_classes), and the model in words.
+
+    This project's model has the official format, and stands in for a program that is not installed.
+    """
+    tensors, words = weights.original, f"{weights.format}'s model"
+    try:
+        peer = None if weights.format == "official" else make_peer(weights.format, arguments)
+        if peer is None:
+            words = "this project's model"
+            if weights.format != "official":
+                words += f" ({weights.format} is not installed)"
+            peer, tensors = SwinTransformer(**{**arguments, "drop_path_rate": 0.0}), weights.tensors
+        _load(peer, tensors)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise CheckpointError(
+            f"{words} cannot hold the weights of {weights.name}: {' '.join(str(error).split())[:300]}. "
+            "Choose a program that has this architecture."
+        ) from None
+    peer.eval()
+    output = peer(image, mode="tensor") if words == "mmpretrain's model" else peer(image)
+    return (output[-1] if isinstance(output, tuple) else output), words
+
+
+def _load(peer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load weights strictly, derived buffers aside, which some versions of the programs save and others do not."""
+    names = {name.removeprefix("backbone."): name for name in peer.state_dict()}
+    given = {names.get(name, name): value for name, value in tensors.items() if not name.endswith(DERIVED_BUFFERS)}
+    missing, unexpected = peer.load_state_dict(given, strict=False)
+    if problems := [name for name in missing if not name.endswith(DERIVED_BUFFERS)] + unexpected:
+        raise ValueError(f"missing or unexpected are {', '.join(problems[:3])}")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes: Sequence[str] | None) -> None:
+    """Write a state dict in the wrapper that its program expects.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    state = {name: value.contiguous() for name, value in tensors.items()}
+    content: dict[str, Any] = dict(state)
+    if format_name == "official":
+        content = {"model": state, **({"classes": list(classes)} if classes else {})}
+    elif format_name == "mmpretrain":
+        content = {"state_dict": state, "meta": {"dataset_meta": {"classes": list(classes)}} if classes else {}}
+    try:
+        if path.suffix == ".safetensors":
+            save_file({name: value.clone() for name, value in state.items()}, path, metadata={"format": "pt"})
+        else:
+            torch.save(content, path)
+    except (RuntimeError, SafetensorError) as error:  # their words for a full disk or a missing folder
+        raise OSError(str(error).splitlines()[0]) from None
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.convert_weights", description="Convert weights of Swin Transformers between programs."
+    )
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".pth or .safetensors file")
+    parser.add_argument("--from", dest="source", choices=FORMATS, help="format of the input; detected by default")
+    parser.add_argument("--to", required=True, choices=FORMATS, help="format of the output")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors file")
+    parser.add_argument(
+        "--img-size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="side, or height and width, of the images; by default the side that makes the last stage one window",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; every error is one message."""
+    arguments = parse_arguments(argv)
+    try:
+        if arguments.output.suffix not in (".pth", ".safetensors"):
+            raise CheckpointError(f"--output {arguments.output} ends in neither .pth nor .safetensors.")
+        sides = arguments.img_size or []
+        if len(sides) > 2 or any(side < 1 for side in sides):
+            raise CheckpointError(f"--img-size takes a side, or height and width, in pixels, not {sides}.")
+        size = (sides[0], sides[-1]) if sides else None
+        source = read_weights(arguments.input, source_format=arguments.source)
+        print(convert(source, arguments.to, arguments.output, size))
+    except SwinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""Packs a data set into tar shards with an index, for fast random access: `python -m tools.pack_dataset --help`.
+
+Run again after an interruption, it goes on where it stopped; the shards do not depend on interruptions or workers.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tarfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.build import open_sets
+from data.datasets import Names, Source
+from data.shards import CLASSES_FILE, INDEX_FILE, shard_name
+from swin.config import load_config
+from swin.errors import DataError, RunStoppedError, SwinError
+from swin.preprocess import open_image
+
+_RECIPE_FILE, _PART_SUFFIX, _PARTIAL = "packing.json", ".part.npy", ".partial"
+_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+_SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How images are packed; what a folder of shards was made with, and has to be continued with.
+
+    Attributes:
+        short_side_px: Larger images are shrunk to this short side and encoded anew; 0 keeps files as they are.
+        quality: JPEG quality of encoding anew.
+        shard_size: Images in a shard.
+        digest: Of the names and labels to pack.
+    """
+
+    short_side_px: int
+    quality: int
+    shard_size: int
+    digest: str
+
+
+def pack(
+    source: Source, folder: Path, *, short_side_px: int = 0, quality: int = 90, shard_size: int = 5000, workers: int = 1
+) -> None:
+    """Packs images into a folder of shards, then reads all of it back and writes the index.
+
+    Raises:
+        DataError: An image cannot be read, the folder was packed differently, or what is read back differs.
+    """
+    num_images = len(source.labels)
+    recipe = Recipe(short_side_px, quality, shard_size, _digest(source))
+    folder.mkdir(parents=True, exist_ok=True)
+    _agree(folder / _RECIPE_FILE, recipe)
+    for leftover in [*folder.glob(f"*{_PARTIAL}"), *folder.glob(f".*{_PARTIAL}")]:
+        leftover.unlink()
+    shards = range(-(-num_images // shard_size))
+    if not (folder / INDEX_FILE).exists():
+        _write_shards(source, folder, recipe, shards, workers)
+        _write_index(source, folder, shards)
+    for shard in shards:
+        _part_file(folder / shard_name(shard)).unlink(missing_ok=True)
+
+
+def _write_shards(source: Source, folder: Path, recipe: Recipe, shards: Sequence[int], workers: int) -> None:
+    """Writes the shards that are missing, then verifies all."""
+    num_images = len(source.labels)
+    missing = [shard for shard in shards if not (folder / shard_name(shard)).exists()]
+    done = num_images - sum(len(_members(shard, recipe.shard_size, num_images)) for shard in missing)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _follow_parent, (os.getpid(),))
+    try:
+        with tqdm(total=2 * num_images, initial=done, unit="images", desc=f"packing {folder.name}") as bar:
+            for count in pool.map(partial(_write_shard, source, folder, recipe), missing):
+                bar.update(count)
+            bar.set_description(f"verifying {folder.name}")
+            for count in pool.map(partial(_verify_shard, folder), shards):
+                bar.update(count)
+    except BrokenProcessPool:
+        raise DataError(
+            f"{folder}: a packing process died; most often memory ran out. Run again with fewer --workers: what is "
+            "packed is kept."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _digest(source: Source) -> str:
+    digest = hashlib.sha256(source.labels.tobytes())
+    for index in range(len(source.labels)):
+        digest.update(source.name(index).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _agree(file: Path, recipe: Recipe) -> None:
+    if not file.exists():
+        _replace(file, json.dumps(asdict(recipe), indent=1).encode())
+    elif json.loads(file.read_text()) != asdict(recipe):
+        raise DataError(
+            f"{file.parent}: was packed from other images or with other settings, see {file.name}. Pack into another "
+            "folder, or remove this one."
+        )
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Writes a file so that it is there as a whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{_PARTIAL}")
+    with open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)
+
+
+def _follow_parent(parent_pid: int) -> None:
+    """Ends this worker with its parent, which may be killed, and leaves Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def _members(shard: int, shard_size: int, num_images: int) -> range:
+    return range(shard * shard_size, min((shard + 1) * shard_size, num_images))
+
+
+def _write_shard(source: Source, folder: Path, recipe: Recipe, shard: int) -> int:
+    """Writes a shard and beside it where its images are: rows of offset, size and checksum."""
+    file = folder / shard_name(shard)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}{_PARTIAL}")
+    members = _members(shard, recipe.shard_size, len(source.labels))
+    rows = []
+    with open(temporary, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in members:
+            content, extension = _encode(source.read(index), source.name(index), recipe)
+            _add(tar, f"{index:09d}.{extension}", content)
+            rows.append((tar.offset - _padded(len(content)), len(content), zlib.crc32(content)))
+            _add(tar, f"{index:09d}.cls", str(source.labels[index]).encode())
+        tar.close()
+        stream.flush()
+        os.fsync(stream.fileno())
+    part = io.BytesIO()
+    np.save(part, np.array(rows, dtype=np.int64))
+    _replace(_part_file(file), part.getvalue())
+    os.replace(temporary, file)  # last: a shard that is there is complete
+    return len(members)
+
+
+def _part_file(shard_file: Path) -> Path:
+    return shard_file.with_suffix(_PART_SUFFIX)
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # its times and owners are zero: equal images make equal shards
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _encode(content: bytes | Image.Image, name: str, recipe: Recipe) -> tuple[bytes, str]:
+    """Returns an image's file and its extension."""
+    if isinstance(content, Image.Image):
+        file = io.BytesIO()
+        content.save(file, "PNG")
+        return file.getvalue(), "png"
+    image = open_image(content, name=name)  # decoded in any case: what cannot be read must not be packed
+    extension = next((ext for signature, ext in _SIGNATURES.items() if content.startswith(signature)), "img")
+    scale = recipe.short_side_px / min(image.size)
+    if not 0 < scale < 1:
+        return content, extension
+    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=recipe.quality)
+    return file.getvalue(), "jpg"
+
+
+def _verify_shard(folder: Path, shard: int) -> int:
+    """Reads every image of a shard back by its offset; raises a DataError where a checksum differs."""
+    file = folder / shard_name(shard)
+    rows = np.load(_part_file(file)).tolist()
+    with open(file, "rb") as stream:
+        for place, (offset, size, checksum) in enumerate(rows):
+            stream.seek(offset)
+            if zlib.crc32(stream.read(size)) != checksum:
+                raise DataError(
+                    f"{file}: image {place} of the shard is not what was written. Remove it and pack again."
+                )
+    return len(rows)
+
+
+def _write_index(source: Source, folder: Path, shards: Sequence[int]) -> None:
+    parts = [np.load(_part_file(folder / shard_name(shard)))[:, :2] for shard in shards]
+    shard_of = np.repeat(np.arange(len(parts), dtype=np.int64), [len(part) for part in parts])
+    names = Names(os.path.basename(source.name(index)) for index in range(len(source.labels)))
+    index: dict[str, Any] = {
+        "labels": source.labels.astype(np.int32),
+        "places": np.column_stack([shard_of, np.concatenate(parts)]),
+        "name_bytes": names.bytes,
+        "name_stops": names.stops,
+    }
+    content = io.BytesIO()
+    np.savez(content, **index)
+    _replace(folder / INDEX_FILE, content.getvalue())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pack_dataset", description=__doc__)
+    parser.add_argument("--data-path", default="", help="the data set, in any layout that training reads")
+    parser.add_argument("--cfg", help="a config, where the data set needs more than its path")
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as DATA.ZIP_MODE True")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write; DATA.DATA_PATH of later runs")
+    parser.add_argument("--short-side", type=int, default=0, metavar="PX", help="shrink to it (default: keep files)")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality of what is shrunk (default: 90)")
+    parser.add_argument("--shard-size", type=int, default=5000, help="images in a shard (default: 5000)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    options = parser.parse_args(arguments)
+    try:
+        given = {"DATA.CACHE_MODE": "no"} | ({"DATA.DATA_PATH": options.data_path} if options.data_path else {})
+        cfg = load_config(options.cfg, options.opts, given)
+        options.output.mkdir(parents=True, exist_ok=True)
+        sets = open_sets(cfg, run_dir=options.output)
+        _replace(options.output / CLASSES_FILE, json.dumps(sets.classes, ensure_ascii=False).encode())
+        for half, source in (("train", sets.train), ("val", sets.val)):
+            assert source is not None
+            pack(
+                source,
+                options.output / half,
+                short_side_px=options.short_side,
+                quality=options.quality,
+                shard_size=options.shard_size,
+                workers=options.workers,
+            )
+        size = sum(file.stat().st_size for file in options.output.rglob("*.tar"))
+        free = shutil.disk_usage(options.output).free
+        print(f"{options.output}: {size / 1e9:.2f} GB ({free / 1e9:.0f} GB free); train with --data-path on it")
+    except SwinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped: run the same command again to go on", file=sys.stderr)
+        return RunStoppedError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
