@@ -185,7 +185,7 @@ def run_training(
     plan = build_plan(cfg, data.train, run_dir, data.classes, evaluation, dist)
     num_val = data.val.num_samples if data.val else 0
     records.info(describe_plan(cfg, plan, data.train, num_val, precision, dist))
-    setup = build_setup(cfg, model, data.prepare, precision, dist)
+    setup = build_setup(cfg, model, data.prepare, precision, dist, data.class_counts)
     if is_dry:
         totals = StepTotals(dist.device)
         train_step(setup, state, data.train.epoch(state.epoch, 0), plan.schedule(state.step), totals)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from data.archives import open_zips
@@ -30,6 +31,7 @@ class Data:
     val: EvalLoader | None
     prepare: Prepare  # loaded batches to what the model takes
     num_workers: int  # processes behind each loader
+    class_counts: list[int]  # training images of each class; empty without training data
     notes: tuple[str, ...] = ()  # what a user should be told
 
 
@@ -82,6 +84,9 @@ def build_data(
             transform=build_train_transform(cfg),
             seed=cfg.SEED,
             accumulation=max(cfg.TRAIN.ACCUMULATION_STEPS, 1),
+            max_errors=cfg.DATA.MAX_ERRORS if cfg.DATA.ON_ERROR == "skip" else None,
+            balanced=cfg.DATA.SAMPLER == "balanced",
+            repeats=cfg.DATA.REPEATED_AUG,
             **shared,
         )
     return Data(
@@ -92,6 +97,7 @@ def build_data(
         ),
         prepare=build_prepare(cfg, len(sets.classes)),
         num_workers=num_workers,
+        class_counts=np.bincount(train.source.labels, minlength=len(sets.classes)).tolist() if train else [],
         notes=sets.notes,
     )
 

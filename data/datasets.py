@@ -129,7 +129,8 @@ class Failure(NamedTuple):
     message: str
 
 
-Key = tuple[int, int]  # epoch, index of the sample
+Key = tuple[int, int, int]  # epoch, index of the sample, and how often it has come in the epoch before
+_MAX_TRIES = 1000  # unreadable files in a row: then something else is wrong
 Transform = Callable[[bytes | Image.Image, str], tuple[torch.Tensor, Sequence[Rectangle]]]
 
 
@@ -139,6 +140,7 @@ class Sample(NamedTuple):
     pixels: torch.Tensor  # uint8 (C, H, W)
     label: int
     rectangles: Sequence[Rectangle]  # what to erase
+    failures: Sequence[str] = ()  # why others were skipped before it
 
 
 class Samples(NamedTuple):
@@ -147,6 +149,7 @@ class Samples(NamedTuple):
     images: torch.Tensor  # uint8 (B, C, H, W)
     labels: torch.Tensor  # int64 (B,)
     rectangles: torch.Tensor  # int64 (N, 6): place in the batch, then a Rectangle
+    failures: list[str]  # why images were skipped
 
 
 class EvalPixels:
@@ -172,28 +175,40 @@ class EvalPixels:
 class ImageDataset(torch.utils.data.Dataset[Sample]):
     """Decoded and transformed samples, a batch of keys at a time.
 
-    The transform's random numbers depend on (seed, epoch, index) alone, whichever process draws them, and the process's
+    The transform's random numbers depend on the seed and the key alone, whichever process draws them, and the process's
     own generators are left as they were.
 
     Args:
         source: The images.
         transform: (what the source reads, its name) to uint8 (C, H, W) and what to erase.
         seed: None for a transform without random numbers.
+        skip_errors: Whether to take the next sample of the source in place of one that cannot be read.
     """
 
-    def __init__(self, source: Source, *, transform: Transform, seed: int | None) -> None:
+    def __init__(self, source: Source, *, transform: Transform, seed: int | None, skip_errors: bool = False) -> None:
         self.source = source
         self.transform = transform
         self.seed = seed
+        self.skip_errors = skip_errors
 
     def __len__(self) -> int:
         return len(self.source.labels)
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
+        epoch, index, repeat = key
+        failures: list[str] = []
+        while True:
+            try:
+                return self._load(epoch, (index + len(failures)) % len(self), repeat)._replace(failures=failures)
+            except DataError as error:
+                failures.append(str(error))
+                if not self.skip_errors or len(failures) == min(len(self), _MAX_TRIES):
+                    raise
+
+    def _load(self, epoch: int, index: int, repeat: int) -> Sample:
         content = self.source.read(index)
         if self.seed is not None:
-            _seed_generators(derive_seed(self.seed, epoch, index))
+            _seed_generators(derive_seed(self.seed, epoch, index, *([repeat] if repeat else [])))
         pixels, rectangles = self.transform(content, self.source.name(index))
         return Sample(pixels, int(self.source.labels[index]), rectangles)
 
@@ -217,6 +232,7 @@ def collate(samples: list[Sample] | Failure) -> Samples | Failure:
         images_BHWC.permute(0, 3, 1, 2),
         torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         torch.tensor(rectangles, dtype=torch.int64).view(-1, 6),
+        [failure for sample in samples for failure in sample.failures],
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.datasets import Failure, ImageDataset, Key, Samples, Source, Transform, collate
-from data.samplers import epoch_order, plan_epoch, rank_slice
+from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, rank_slice, repeated_order
 from swin.errors import DataError
 
 _GRACE_SEC = 20  # what the main process gets to finish its update and save
@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     images: torch.Tensor  # uint8 (b, C, H, W), a view of memory in the order (b, H, W, C)
     labels: torch.Tensor  # int64 (b,)
     rectangles: torch.Tensor  # int64 (n, 6), what to erase: the image's place in the batch, then a `Rectangle`
+    failures: list[str]  # why images were skipped and replaced
     num_valid: int  # b, or 0 where this rank has no sample left and the batch holds one placeholder
     update_size: int  # samples of all ranks and micro-batches in the update that this batch belongs to
     last_of_update: bool
@@ -112,6 +113,12 @@ class TrainLoader:
         world_size: Number of ranks.
         num_workers: Processes that read ahead; 0 reads in this one. The batches are the same.
         pin_memory: Page-lock batches for faster copies to a CUDA device.
+        max_errors: Different images that may be unreadable, and are replaced by the next; None to refuse the first.
+        balanced: Draw from all classes equally often rather than take each image once.
+        repeats: How many times in a row each image comes in an epoch.
+
+    Attributes:
+        unreadable: Why images were replaced, each reason once.
     """
 
     def __init__(
@@ -126,14 +133,22 @@ class TrainLoader:
         world_size: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        max_errors: int | None = None,
+        balanced: bool = False,
+        repeats: int = 1,
     ) -> None:
         self.source = source
         self.seed = seed
+        self.num_workers = num_workers
+        self.max_errors = max_errors
+        self.balanced = balanced
+        self.repeats = repeats
+        self.unreadable: list[str] = []
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.rank = rank
         self.world_size = world_size
-        dataset = ImageDataset(source, transform=transform, seed=seed)
+        dataset = ImageDataset(source, transform=transform, seed=seed, skip_errors=max_errors is not None)
         self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
 
     @property
@@ -165,12 +180,18 @@ class TrainLoader:
         )
         places = [rank_slice(micro, rank=self.rank, world_size=self.world_size) for micro in plan]
         order = self._order(epoch)
+        repeat_of = count_occurrences(order) if self.balanced or self.repeats > 1 else np.zeros_like(order)
         # A rank without a sample still takes part in the update, with a placeholder that counts for nothing.
-        indices = (
-            order[place].tolist() or [int(order[micro.start])] for micro, place in zip(plan, places, strict=True)
+        taken = (
+            place if place.start < place.stop else slice(micro.start, micro.start + 1)
+            for micro, place in zip(plan, places, strict=True)
         )
-        keys = ([(epoch, index) for index in batch] for batch in indices)
+        keys = (
+            [(epoch, *pair) for pair in zip(order[place].tolist(), repeat_of[place].tolist(), strict=True)]
+            for place in taken
+        )
         for micro, place, samples in zip(plan, places, self._loader.fetch(keys), strict=True):
+            self._count(samples.failures)
             yield Batch(*samples, place.stop - place.start, micro.update_size, micro.last_of_update, micro.stop)
 
     def files(self, epoch: int, position: int, count: int) -> list[str]:
@@ -178,7 +199,21 @@ class TrainLoader:
         return [self.source.name(index) for index in self._order(epoch)[position : position + count].tolist()]
 
     def _order(self, epoch: int) -> np.ndarray:
-        return epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        if self.balanced:
+            order = balanced_order(self.source.labels, seed=self.seed, epoch=epoch)
+        else:
+            order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
+        return repeated_order(order, self.repeats) if self.repeats > 1 else order
+
+    def _count(self, failures: list[str]) -> None:
+        for failure in failures:
+            if failure not in self.unreadable:
+                self.unreadable.append(failure)
+        if self.max_errors is not None and len(self.unreadable) > self.max_errors:
+            raise DataError(
+                f"{len(self.unreadable)} images cannot be read, more than DATA.MAX_ERRORS {self.max_errors}; the last: "
+                f"{self.unreadable[-1]} `python -m tools.check_dataset` lists all of them."
+            )
 
 
 class EvalLoader:
@@ -211,7 +246,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self._indices), self.batch_size)
-        keys = ([(0, index) for index in self._indices[start : start + self.batch_size]] for start in starts)
+        keys = ([(0, index, 0) for index in self._indices[start : start + self.batch_size]] for start in starts)
         position = 0
         for samples in self._loader.fetch(keys):
             count = len(samples.labels)

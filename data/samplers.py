@@ -38,6 +38,38 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
     return seeded_random(seed, epoch).permutation(num_samples)
 
 
+def balanced_order(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns as many sample indices as there are labels, the same number of each class to within one, int64.
+
+    Within a class, no sample comes again before all others have come as often.
+    """
+    random = seeded_random(seed, epoch)
+    classes = random.permutation(np.unique(labels))
+    quotas = np.full(len(classes), len(labels) // len(classes))
+    quotas[: len(labels) % len(classes)] += 1
+    drawn = []
+    for label, quota in zip(classes, quotas.tolist(), strict=True):
+        members = np.flatnonzero(labels == label)
+        rounds = [random.permutation(members) for _ in range(-(-quota // len(members)))]
+        drawn.append(np.concatenate([*rounds, members[:0]])[:quota])
+    return random.permutation(np.concatenate(drawn))
+
+
+def repeated_order(order: np.ndarray, repeats: int) -> np.ndarray:
+    """Returns an order of the same length in which each of the first samples comes `repeats` times in a row."""
+    return np.repeat(order[: -(-len(order) // repeats)], repeats)[: len(order)]
+
+
+def count_occurrences(order: np.ndarray) -> np.ndarray:
+    """Returns for each place how often its sample has come before, int64."""
+    sorted_places = np.argsort(order, kind="stable")
+    is_first = np.diff(order[sorted_places], prepend=-1) != 0
+    starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+    counts = np.empty_like(order)
+    counts[sorted_places] = np.arange(len(order)) - starts
+    return counts
+
+
 def plan_epoch(
     num_samples: int, *, batch_size: int, world_size: int, accumulation: int, position: int = 0
 ) -> Iterator[MicroBatch]:

@@ -115,7 +115,8 @@ def open_imagenet22k(root: Path, *, need_train: bool = True, classes: Sequence[s
     classes = classes or name_classes(*tables.get("train", tables["val"]), origin)
     sets = {}
     for half, (names, labels) in tables.items():
-        check_labels(files[half], names, labels, classes, origin)
+        if str(files[half]) != origin:  # the table that gave the classes agrees with itself, and may be very long
+            check_labels(files[half], names, labels, classes, origin)
         sets[half] = FolderImages(root, names, labels)
     return Sets(list(classes), sets.get("train") if need_train else None, sets["val"])
 

@@ -1,7 +1,8 @@
 """Classification losses, one value a sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,6 +43,27 @@ def make_loss(*, smoothing: float, kind: str = "ce") -> Loss:
     return losses[kind]
 
 
-def build_loss(cfg: Config) -> Loss:
-    """Make the configured training loss."""
-    return make_loss(smoothing=cfg.MODEL.LABEL_SMOOTHING, kind=cfg.TRAIN.LOSS)
+def balanced_weights(class_counts: Sequence[int]) -> Tensor:
+    """Weights (K,) inversely proportional to the classes' sizes, 1 on average over the samples; 0 for empty classes."""
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    weights = torch.where(counts > 0, counts.sum() / counts.clamp(min=1) / (counts > 0).sum(), 0.0)
+    return weights.float()
+
+
+def weight_loss(loss: Loss, weights_K: Tensor) -> Loss:
+    """Make a loss in which each sample weighs as much as its class; of soft targets, as much as these on average."""
+
+    def weighted(logits_BK: Tensor, targets: Tensor) -> Tensor:
+        nonlocal weights_K
+        if weights_K.device != logits_BK.device:  # once: copies of ordinary memory make a GPU wait
+            weights_K = weights_K.to(logits_BK.device)
+        share_B = weights_K[targets] if targets.ndim == 1 else targets.float() @ weights_K
+        return loss(logits_BK, targets) * share_B
+
+    return weighted
+
+
+def build_loss(cfg: Config, class_counts: Sequence[int] = ()) -> Loss:
+    """Make the configured training loss; `class_counts` are the training images of each class."""
+    loss = make_loss(smoothing=cfg.MODEL.LABEL_SMOOTHING, kind=cfg.TRAIN.LOSS)
+    return weight_loss(loss, balanced_weights(class_counts)) if cfg.TRAIN.CLASS_WEIGHTS == "balanced" else loss

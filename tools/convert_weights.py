@@ -124,6 +124,7 @@ def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
         "window_size": arguments["window_size"],
         "use_abs_pos_embed": arguments["ape"],
         "drop_path_rate": 0.0,
+        "out_indices": (len(depths) - 1,),
         "stage_cfgs": {"block_cfgs": {"ffn_ratio": arguments["mlp_ratio"]}},
     }
     head = {

@@ -35,6 +35,7 @@ from swin.errors import DataError, RunStoppedError, SwinError
 from swin.preprocess import open_image
 
 _RECIPE_FILE, _PART_SUFFIX, _PARTIAL = "packing.json", ".part.npy", ".partial"
+_worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
 _DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 _SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 
@@ -83,10 +84,10 @@ def _write_shards(source: Source, folder: Path, recipe: Recipe, shards: Sequence
     num_images = len(source.labels)
     missing = [shard for shard in shards if not (folder / shard_name(shard)).exists()]
     done = num_images - sum(len(_members(shard, recipe.shard_size, num_images)) for shard in missing)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _follow_parent, (os.getpid(),))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (os.getpid(), source))
     try:
         with tqdm(total=2 * num_images, initial=done, unit="images", desc=f"packing {folder.name}") as bar:
-            for count in pool.map(partial(_write_shard, source, folder, recipe), missing):
+            for count in pool.map(partial(_write_shard, folder, recipe), missing):
                 bar.update(count)
             bar.set_description(f"verifying {folder.name}")
             for count in pool.map(partial(_verify_shard, folder), shards):
@@ -127,8 +128,9 @@ def _replace(file: Path, content: bytes) -> None:
     os.replace(temporary, file)
 
 
-def _follow_parent(parent_pid: int) -> None:
+def _start_worker(parent_pid: int, source: Source) -> None:
     """Ends this worker with its parent, which may be killed, and leaves Ctrl-C to the parent."""
+    _worker["source"] = source
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
@@ -140,8 +142,9 @@ def _members(shard: int, shard_size: int, num_images: int) -> range:
     return range(shard * shard_size, min((shard + 1) * shard_size, num_images))
 
 
-def _write_shard(source: Source, folder: Path, recipe: Recipe, shard: int) -> int:
+def _write_shard(folder: Path, recipe: Recipe, shard: int) -> int:
     """Writes a shard and beside it where its images are: rows of offset, size and checksum."""
+    source = _worker["source"]
     file = folder / shard_name(shard)
     temporary = file.with_name(f".{file.name}.{os.getpid()}{_PARTIAL}")
     members = _members(shard, recipe.shard_size, len(source.labels))

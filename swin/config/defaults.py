@@ -46,8 +46,8 @@ _MODEL: dict[str, Any] = {
     "DROP_PATH_RATE": 0.1,
     # Share of the target spread over all classes, in [0, 1). Training losses then do not go down to 0.
     "LABEL_SMOOTHING": 0.1,
-    # [new] Window attention: auto (the fastest that fits the device), eager (reference) or sdpa (PyTorch's fused
-    # one). All give the same numbers up to rounding.
+    # [new] Window attention: auto (the fastest that fits the device), eager (reference), sdpa (PyTorch's fused
+    # one) or cpu (made for CPUs). All give the same numbers up to rounding.
     "ATTENTION": "auto",
     # Swin Transformer V1. QK_SCALE multiplies q k^T; null is head_dim ** -0.5. QKV_BIAS gives that linear layer a bias.
     "SWIN": {**_FAMILY, "QKV_BIAS": True, "QK_SCALE": None},
@@ -90,7 +90,7 @@ _DATA: dict[str, Any] = {
     # tools.pack_dataset; CUB-200-2011 as distributed; train.zip, train_map.txt, val.zip and val_map.txt (see ZIP_MODE).
     "DATA_PATH": "",
     # imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, embedded, no download), or
-    # imagenet22K (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON [path, label]).
+    # imagenet22K (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON of [path, label])
     "DATASET": "imagenet",
     # Size of the images the model sees, in pixels: one number, or [height, width]. Any size works; a warning says which
     # sizes fit the windows without padding.
@@ -115,6 +115,16 @@ _DATA: dict[str, Any] = {
     "STD": [0.229, 0.224, 0.225],
     # [new] Turn images as their EXIF orientation says. The official recipe does not, and its weights are used to that.
     "EXIF": False,
+    # [new] What to do about training images that cannot be read: raise ends the run; skip takes the next image of the
+    # data set instead, says so, and ends the run only after MAX_ERRORS different files. Validation always raises.
+    "ON_ERROR": "raise",
+    "MAX_ERRORS": 100,
+    # [new] shuffle (each image once an epoch), or balanced (as many draws, the same number from every class: images of
+    # small classes come several times, not all of large ones come).
+    "SAMPLER": "shuffle",
+    # [new] Repeated augmentation: each image drawn comes this many times in a row, augmented differently, and an epoch
+    # shows that many times fewer of them. 1 for none; DeiT has 3, torchvision's recipe 4.
+    "REPEATED_AUG": 1,
     # SimMIM: side of a masked patch in pixels, and the share of the image that is masked.
     "MASK_PATCH_SIZE": 32,
     "MASK_RATIO": 0.6,
@@ -146,6 +156,8 @@ _TRAIN: dict[str, Any] = {
     "USE_CHECKPOINT": False,
     # [new] ce (softmax cross-entropy) or bce (one sigmoid a class).
     "LOSS": "ce",
+    # [new] none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one.
+    "CLASS_WEIGHTS": "none",
     # [new] Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops.
     "MAX_NONFINITE": 10,
     # Fine-tuning: factor on the learning rate for each block further from the head, in (0, 1]; 1 for none. With 0.8 and

@@ -9,10 +9,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.DATASET": ("imagenet", "folder", "digits", "imagenet22K"),
     "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "lanczos", "random"),
     "DATA.CACHE_MODE": ("no", "part", "full"),
-    "MODEL.ATTENTION": ("auto", "eager", "sdpa"),
+    "DATA.ON_ERROR": ("raise", "skip"),
+    "DATA.SAMPLER": ("shuffle", "balanced"),
+    "MODEL.ATTENTION": ("auto", "eager", "sdpa", "cpu"),
     "TRAIN.LR_SCHEDULER.NAME": ("cosine", "linear", "constant", "step", "multistep"),
     "TRAIN.OPTIMIZER.NAME": ("adamw", "sgd"),
     "TRAIN.LOSS": ("ce", "bce"),
+    "TRAIN.CLASS_WEIGHTS": ("none", "balanced"),
     "AUG.REMODE": ("pixel", "rand", "const"),
     "AUG.MIXUP_MODE": ("batch", "pair", "elem"),
     "AMP_DTYPE": ("auto", "bf16", "fp16"),
@@ -20,7 +23,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Intervals in mathematical notation; for a list they hold for each of its values, and null is always allowed.
 RANGES: dict[str, str] = {
-    "[1, inf)": """DATA.BATCH_SIZE DATA.IMG_SIZE MODEL.NUM_CLASSES MODEL.SWIN.PATCH_SIZE MODEL.SWIN.IN_CHANS
+    "[1, inf)": """DATA.BATCH_SIZE DATA.IMG_SIZE DATA.MAX_ERRORS DATA.REPEATED_AUG
+        MODEL.NUM_CLASSES MODEL.SWIN.PATCH_SIZE MODEL.SWIN.IN_CHANS
         MODEL.SWIN.EMBED_DIM MODEL.SWIN.DEPTHS MODEL.SWIN.NUM_HEADS MODEL.SWIN.WINDOW_SIZE TRAIN.EPOCHS
         TRAIN.ACCUMULATION_STEPS TRAIN.MAX_NONFINITE TRAIN.LR_SCHEDULER.DECAY_EPOCHS TRAIN.LR_SCHEDULER.MULTISTEPS
         AUG.RECOUNT SAVE_FREQ SAVE_KEEP EVAL_FREQ PRINT_FREQ DIST_TIMEOUT""",

@@ -36,7 +36,14 @@ def build_state(cfg: Config, model: SwinTransformer, precision: Precision) -> Tr
     return TrainState(model, build_optimizer(cfg, model), precision.make_scaler(), ema)
 
 
-def build_setup(cfg: Config, model: nn.Module, prepare: Prepare, precision: Precision, dist: Distributed) -> StepSetup:
+def build_setup(
+    cfg: Config,
+    model: nn.Module,
+    prepare: Prepare,
+    precision: Precision,
+    dist: Distributed,
+    class_counts: Sequence[int] = (),
+) -> StepSetup:
     """What every update of a run shares; wraps the model for several processes where there are any."""
     network = model
     if dist.world_size > 1:
@@ -46,7 +53,9 @@ def build_setup(cfg: Config, model: nn.Module, prepare: Prepare, precision: Prec
             broadcast_buffers=False,  # the only buffers are indices that follow from the config
             gradient_as_bucket_view=True,
         )
-    return StepSetup(network, build_loss(cfg), prepare, precision, dist, cfg.TRAIN.CLIP_GRAD or 0.0, cfg.SEED)
+    return StepSetup(
+        network, build_loss(cfg, class_counts), prepare, precision, dist, cfg.TRAIN.CLIP_GRAD or 0.0, cfg.SEED
+    )
 
 
 def effective_batch(cfg: Config, dist: Distributed) -> int:

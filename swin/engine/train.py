@@ -1,5 +1,6 @@
 """The training run: epochs of updates, and when to log, save, evaluate and stop."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,14 @@ class TrainLoader(Protocol):
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Any]:
         """Micro-batches of an epoch from a position on."""
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that read ahead for this one."""
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Why images were replaced by others so far, each reason once."""
 
     def files(self, epoch: int, position: int, count: int) -> list[str]:
         """Names of the samples at the given places of an epoch."""
@@ -63,6 +72,9 @@ class TrainPlan:
     evaluate: Callable[[], EvalResult] | None
 
 
+_WATCHED_LINES, _GREATEST_WAIT = 5, 0.1  # log lines to judge the waiting by, and the share of time that is too much
+
+
 class _WaitTimer:
     """Iterator that adds up the seconds its consumer waited."""
 
@@ -80,6 +92,32 @@ class _WaitTimer:
         return item
 
 
+class _DataWatch:
+    """Warns of images that were replaced, and, once, of a device that waits for data."""
+
+    def __init__(self, loader: TrainLoader, records: Records) -> None:
+        self.loader, self.records = loader, records
+        self.shares: list[float] = []
+        self.num_told = 0
+
+    def log(self, data_wait: float) -> None:
+        """Take the share of time since the last log line that was spent waiting."""
+        for reason in self.loader.unreadable[self.num_told :]:
+            self.records.warning(f"skipped, and the next image taken: {reason}")
+        self.num_told = len(self.loader.unreadable)
+        self.shares.append(data_wait)
+        # Not the first line: until then workers were starting.
+        share = sum(self.shares[1:]) / _WATCHED_LINES
+        if len(self.shares) == 1 + _WATCHED_LINES and share > _GREATEST_WAIT:
+            cpus, workers = os.cpu_count() or 1, self.loader.num_workers
+            more = f"raise DATA.NUM_WORKERS (now {workers})" if workers < cpus else "use a machine with more CPUs"
+            self.records.warning(
+                f"{share:.0%} of the time went into waiting for data with {workers} workers a process and {cpus} "
+                f"CPUs. To train faster, {more}, pack the images smaller (python -m tools.pack_dataset --short-side "
+                "256), or choose a lighter AUG.AUTO_AUGMENT."
+            )
+
+
 def train(setup: StepSetup, state: TrainState, loader: TrainLoader, plan: TrainPlan, records: Records) -> None:
     """Train from wherever `state` stands to the plan's end.
 
@@ -87,11 +125,12 @@ def train(setup: StepSetup, state: TrainState, loader: TrainLoader, plan: TrainP
         RunStoppedError: a signal asked to stop; last.pth holds the state at that update.
         NonFiniteError: too many non-finite updates in a row; no checkpoint was written since they began.
     """
+    watch = _DataWatch(loader, records)
     with StopRequest() as stop:
         for epoch in range(state.epoch, plan.epochs):
             setup.network.train()
             try:
-                _train_epoch(setup, state, loader, plan, records, stop)
+                _train_epoch(setup, state, loader, plan, records, stop, watch)
                 state.epoch, state.position = epoch + 1, 0
                 _finish_epoch(setup, state, plan, records, epoch)
             except RuntimeError as error:
@@ -101,7 +140,13 @@ def train(setup: StepSetup, state: TrainState, loader: TrainLoader, plan: TrainP
 
 
 def _train_epoch(
-    setup: StepSetup, state: TrainState, loader: TrainLoader, plan: TrainPlan, records: Records, stop: StopRequest
+    setup: StepSetup,
+    state: TrainState,
+    loader: TrainLoader,
+    plan: TrainPlan,
+    records: Records,
+    stop: StopRequest,
+    watch: _DataWatch,
 ) -> None:
     """Updates from `state.position` to the end of `state.epoch`."""
     batches = _WaitTimer(loader.epoch(state.epoch, state.position))
@@ -122,6 +167,7 @@ def _train_epoch(
             if row is not None:
                 speed = (state.position - logged_position) / elapsed
                 _log(state, loader, plan, records, {**row, "lr": lr}, speed, batches.waited_sec / elapsed)
+            watch.log(batches.waited_sec / elapsed)
             begin, logged_position, logged_step = time.perf_counter(), state.position, state.step
             batches.waited_sec = 0.0
         should_stop = stop.requested if alone else (is_cpu or is_log) and bool(totals.stop > 0)
@@ -176,14 +222,15 @@ def _log(
     data_wait: float,
 ) -> None:
     remaining = (plan.epochs - state.epoch) * loader.num_samples - state.position
+    unreadable = f" unreadable {len(loader.unreadable)}" if loader.unreadable else ""
     eta_min = remaining / images_per_sec / 60
     records.info(
         f"epoch {state.epoch} [{state.position}/{loader.num_samples}] step {state.step} loss {row['loss']:.4f} "
         f"lr {row['lr']:.3e} grad_norm {row['grad_norm']:.3f} {images_per_sec:.0f} images/s "
-        f"data_wait {data_wait:.0%} skipped {state.skipped} eta {eta_min:.1f} min"
+        f"data_wait {data_wait:.0%} skipped {state.skipped}{unreadable} eta {eta_min:.1f} min"
     )
     fields = {"epoch": state.epoch, "step": state.step, **row, "images_per_sec": images_per_sec, "data_wait": data_wait}
-    records.metrics("train", **fields, skipped=state.skipped)
+    records.metrics("train", **fields, skipped=state.skipped, unreadable=len(loader.unreadable))
     records.progress(state.position, loader.num_samples, f"epoch {state.epoch} loss {row['loss']:.3f}")
 
 

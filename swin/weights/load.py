@@ -72,7 +72,8 @@ def load_weights(
         min_matched: smallest share, in [0, 1], of the tensors in the model's layers that the file must have, and of the
             file's that the model must have. One tensor of each block is 8%, so that by default a file with, say, other
             numbers of heads is refused.
-        strict: accept only weights of exactly this model; rows of the head may be in another order.
+        strict: accept only weights of exactly this model. The head may have other rows or another order if every class
+            of the model is found in it by name.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit; the model is then unchanged.
@@ -82,7 +83,7 @@ def load_weights(
     report = LoadReport(source.format)
     if source.is_averaged:
         report.notes.append("the averaged (EMA) weights of the file")
-    tensors = dict(source.tensors)
+    tensors = source.tensors
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report)
     if strict:
@@ -96,7 +97,7 @@ def load_weights(
         own = model.state_dict()
         report.initialised += [name for name in own if name not in fitted and name not in head]
         report.dropped += [name for name in tensors if name not in fitted and name not in head]
-    if model.classes is None and source.classes and len(source.classes) == model.num_classes:
+    if model.classes is None and source.classes and rows == list(range(len(source.classes))):
         model.classes = source.classes
     return report
 

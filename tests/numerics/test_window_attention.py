@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from swin.kernels import BACKENDS, window_attention
+from swin.kernels import BACKENDS, choose_backend, cpu, window_attention
 from swin.kernels.windows import MASKED, partition, reverse
 
 # (height, width, window, shift): one window, several, oblong, shifted along one axis only, even and odd windows.
@@ -78,6 +78,39 @@ def test_bfloat16_stays_within_its_rounding(backend):
     assert out.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: 0.4% of a logit of about 10 changes a weight by 4%, and outputs are at most about 3.
     assert (out.double() - exact).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("part_bytes", [1, 4 * 2 * 49**2 * 3, 2**30])
+def test_the_cpu_backend_gives_the_same_however_many_windows_it_takes_at_a_time(monkeypatch, part_bytes):
+    # One window; three of an image's four, which leaves a smaller part; all windows of both images.
+    monkeypatch.setattr(cpu, "PART_BYTES", part_bytes)
+    qkv, bias = make_inputs(14, 14, 7, torch.float64)
+    results = []
+    for backend in ("eager", "cpu"):
+        out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
+        upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        results.append((out, *torch.autograd.grad(out, (qkv, bias), upstream)))
+    for ours, reference_result in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference_result, rtol=1e-12, atol=1e-12)
+
+
+def test_autocast_gives_bfloat16_gradients_of_the_right_types():
+    qkv, bias = make_inputs(14, 14, 7, torch.float32)
+    exact_qkv, exact_bias = (tensor.detach().double().requires_grad_() for tensor in (qkv, bias))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = window_attention(qkv.bfloat16(), bias, 7, (3, 3), backend="cpu")
+    exact = reference(exact_qkv, exact_bias, 7, (3, 3))
+    out.float().sum().backward()
+    exact.sum().backward()
+    assert (out.dtype, qkv.grad.dtype, bias.grad.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    for ours, theirs in ((qkv.grad, exact_qkv.grad), (bias.grad, exact_bias.grad)):
+        # Values of up to about 8, rounded to 8 bits a few times on the way.
+        assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
+
+
+def test_auto_on_a_cpu_is_the_reference_for_small_images_and_the_cpu_backend_for_others():
+    assert choose_backend(*make_inputs(7, 7, 7, torch.float32)) == "eager"
+    assert choose_backend(*make_inputs(28, 28, 7, torch.float32)) == "cpu"
 
 
 def test_partition_groups_rows_of_windows_and_reverse_undoes_it():

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.samplers import MicroBatch, derive_seed, epoch_order, plan_epoch, rank_slice
+from data.samplers import (
+    MicroBatch,
+    balanced_order,
+    count_occurrences,
+    derive_seed,
+    epoch_order,
+    plan_epoch,
+    rank_slice,
+    repeated_order,
+)
 
 layouts = st.fixed_dictionaries(
     {
@@ -97,6 +106,31 @@ def test_an_order_is_a_permutation(num_samples: int, seed: int, epoch: int) -> N
     order = epoch_order(num_samples, seed=seed, epoch=epoch)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(num_samples))
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=200), st.integers(0, 1000))
+def test_balanced_orders_draw_classes_and_their_samples_alike(labels: list[int], epoch: int) -> None:
+    order = balanced_order(np.array(labels), seed=1, epoch=epoch)
+    assert len(order) == len(labels)
+    per_class = np.bincount(np.array(labels)[order])[np.unique(labels)]
+    assert per_class.max() - per_class.min() <= 1
+    counts = np.bincount(order, minlength=len(labels))
+    for label in set(labels):
+        own = counts[np.array(labels) == label]
+        assert own.max() - own.min() <= 1
+
+
+@given(st.integers(1, 100), st.integers(1, 7))
+def test_repeats_follow_one_another(num_samples: int, repeats: int) -> None:
+    order = repeated_order(epoch_order(num_samples, seed=0, epoch=0), repeats)
+    assert len(order) == num_samples
+    assert [len(list(group)) for _, group in groupby(order.tolist())][:-1] == [repeats] * ((num_samples - 1) // repeats)
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_occurrences_count_from_zero(samples: list[int]) -> None:
+    expected = [samples[:place].count(sample) for place, sample in enumerate(samples)]
+    assert count_occurrences(np.array(samples, dtype=np.int64)).tolist() == expected
 
 
 def test_orders_and_seeds_never_change() -> None:

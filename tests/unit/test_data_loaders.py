@@ -117,7 +117,7 @@ def test_ranks_share_each_update(count: int, world_size: int) -> None:
     for number, batch in enumerate(whole):
         together = [rank[number] for rank in ranks]
         assert [label for part in together for label in part.labels[: part.num_valid].tolist()] == batch.labels.tolist()
-        assert {part[4:] for part in together} == {batch[4:]}
+        assert {part[5:] for part in together} == {batch[5:]}
         assert all(len(part.labels) == max(part.num_valid, 1) for part in together)
     assert {len(rank) for rank in ranks} == {len(whole)}
 
@@ -169,6 +169,47 @@ def test_an_unreadable_image_is_one_clean_line(tmp_path: Path, num_workers: int)
     assert str(raised.value).startswith(f"{tmp_path}/bad.png: is not an image")
     assert "\n" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+def make_damaged(root: Path, count: int, *damaged: int) -> FolderImages:
+    for index in range(count):
+        Image.new("L", (8, 8), index).save(root / f"{index}.png")
+    for index in damaged:
+        (root / f"{index}.png").write_bytes(b"not an image")
+    return FolderImages(root, [f"{index}.png" for index in range(count)], np.arange(count))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unreadable_images_may_be_replaced_by_the_next(tmp_path: Path, num_workers: int) -> None:
+    source = make_damaged(tmp_path, 12, 3, 4, 11)
+    loader = make_loader(source=source, num_workers=num_workers, max_errors=3)
+    for epoch in range(2):
+        assert sorted(valid_labels(loader.epoch(epoch))) == sorted([0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0])
+    assert {reason.split(":")[0] for reason in loader.unreadable} == {f"{tmp_path}/{n}.png" for n in (3, 4, 11)}
+    assert len(loader.unreadable) == 3
+    with pytest.raises(
+        DataError, match=r"3 images cannot be read, more than DATA\.MAX_ERRORS 2; the last: .*\.png: is"
+    ):
+        list(make_loader(source=source, num_workers=num_workers, max_errors=2).epoch(0))
+
+
+def test_a_set_without_readable_images_ends(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not an image"):
+        list(make_loader(source=make_damaged(tmp_path, 3, 0, 1, 2), max_errors=100).epoch(0))
+
+
+@pytest.mark.parametrize("options", [{"repeats": 3}, {"balanced": True}, {"balanced": True, "repeats": 2}])
+def test_repeated_samples_differ_and_resume(options: dict[str, object]) -> None:
+    whole = list(make_loader(AUGMENT, **options).epoch(2))
+    assert_same(make_loader(AUGMENT, num_workers=2, **options).epoch(2), whole)
+    assert_same(make_loader(AUGMENT, **options).epoch(2, whole[3].position), whole[4:])
+    assert len(valid_labels(whole)) == NUM_SAMPLES
+    if options.get("repeats") == 3:
+        images, labels = whole[0].images, whole[0].labels.tolist()
+        assert labels[0] == labels[1] == labels[2] != labels[3]
+        assert not torch.equal(images[0], images[1])
+    loader = make_loader(**options)
+    assert loader.files(2, 4, 4) == [f"image {label}" for label in whole[1].labels.tolist()]
 
 
 def process_group(content: bytes | Image.Image, name: str) -> tuple[torch.Tensor, tuple[()]]:

@@ -144,11 +144,10 @@ def private_mb(pid: int) -> float:
 def test_memory_stays_flat_over_epochs_of_a_million_samples() -> None:
     loader = TrainLoader(ManyImages(1_000_000), transform=EvalPixels(to_pixels), seed=0, batch_size=1000, num_workers=2)
     after = []
-    for epoch in range(3):
+    for epoch in range(2):
         for number, _ in enumerate(loader.epoch(epoch)):
             if number == 950:
                 after.append([private_mb(worker.pid) for worker in multiprocessing.active_children()])
-    assert [len(sizes) for sizes in after] == [2, 2, 2]
-    print(after)
+    assert [len(sizes) for sizes in after] == [2, 2]
     # The first epoch touches each worker's own pages; the names alone, were they copied, would be 28 MB.
-    assert max(after[2]) - max(after[0]) < 10
+    assert max(after[1]) - max(after[0]) < 10

@@ -7,7 +7,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 
 from swin.config import load_config
 from swin.errors import ConfigError
-from swin.losses import build_loss, make_loss
+from swin.losses import balanced_weights, build_loss, make_loss, weight_loss
 
 
 @pytest.fixture
@@ -69,3 +69,25 @@ def test_built_from_the_config(batch):
     options = ["MODEL.LABEL_SMOOTHING", 0.3, "TRAIN.LOSS", "bce"]
     expected = make_loss(smoothing=0.3, kind="bce")(logits, labels)
     torch.testing.assert_close(build_loss(load_config(opts=options))(logits, labels), expected)
+
+
+def test_balanced_weights_make_classes_count_alike(batch):
+    counts = [8, 1, 3, 0, 4]
+    weights = balanced_weights(counts)
+    shares = weights * torch.tensor(counts)
+    torch.testing.assert_close(shares[[0, 1, 2, 4]], torch.full((4,), 4.0))
+    assert shares.sum() == sum(counts)  # the mean loss keeps its scale
+    logits, labels, soft = batch
+    loss = make_loss(smoothing=0.1)
+    weighted = weight_loss(loss, weights)
+    torch.testing.assert_close(weighted(logits, labels), loss(logits, labels) * weights[labels])
+    one_hot = F.one_hot(labels, 5).float()
+    torch.testing.assert_close(weighted(logits, one_hot), weighted(logits, labels))
+    torch.testing.assert_close(weighted(logits, soft), loss(logits, soft) * (soft @ weights))
+
+
+def test_class_weights_are_configured(batch):
+    logits, labels, _ = batch
+    weighted = build_loss(load_config(overrides={"TRAIN.CLASS_WEIGHTS": "balanced"}), [1, 2, 3, 4, 5])
+    plain = build_loss(load_config(), [1, 2, 3, 4, 5])
+    assert not torch.equal(weighted(logits, labels), plain(logits, labels))

@@ -3,9 +3,7 @@
 import io
 import json
 import multiprocessing
-import os
 import random
-import signal
 import tarfile
 import time
 from pathlib import Path
@@ -79,7 +77,7 @@ def test_ten_kills_leave_no_trace(source: FolderImages, tmp_path: Path) -> None:
         process.start()
         process.join(draw.uniform(0, duration / 4))
         killed += process.exitcode is None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     assert killed >= 5  # the others had finished before
     pack(source, tmp_path / "killed", **options)
@@ -105,8 +103,8 @@ def test_what_is_read_back_is_compared(source: FolderImages, tmp_path: Path, mon
 class InOneProcess:
     map = staticmethod(map)
 
-    def __init__(self, *arguments: object) -> None:
-        pass
+    def __init__(self, workers: int, context: object, start: object, arguments: tuple[int, FolderImages]) -> None:
+        pack_dataset._worker["source"] = arguments[1]
 
     def shutdown(self, cancel_futures: bool) -> None:
         pass

@@ -1,0 +1,250 @@
+"""How fast the model, its training loop and the data pipeline are, beside other libraries and the possible.
+
+    python -m tools.benchmark model --against timm,torchvision     inference
+    python -m tools.benchmark train --against timm,torchvision     forward and backward
+    python -m tools.benchmark loop                                 the training loop against the bare step
+    python -m tools.benchmark data --data-path FOLDER              decoding and augmentation
+
+Contestants take turns, after a warm-up; figures are medians over the rounds, with the lowest and the highest.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swin.distributed import Distributed
+from swin.engine.precision import Precision, choose_precision
+from swin.engine.state import TrainState
+from swin.engine.step import StepSetup, StepTotals, train_step
+from swin.errors import ConfigError, SwinError
+from swin.losses import make_loss
+from swin.models import SwinTransformer, create_model
+from swin.optim import make_optimizer
+from tools import benchmark_model as bench
+
+Result = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    args = parse_arguments(argv)
+    try:
+        device = torch.device(_default_device() if args.device == "auto" else args.device)
+        result: Result = {"command": " ".join(argv or sys.argv[1:]), "machine": bench.machine(device)}
+        print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
+        if args.what == "data":
+            result["data"] = _run_data(args)
+        else:
+            run = {"loop": run_loop, "model": run_scaling if args.scaling else run_model, "train": run_model}[args.what]
+            for dtype in args.dtype.split(","):
+                result[dtype] = run(args, device, _precision(device, dtype))
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(result, indent=2) + "\n")
+    except SwinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tools.benchmark", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("model", "train", "loop", "data"))
+    parser.add_argument("--against", default="", help=f"libraries to compare with: {','.join(bench.PEERS)}")
+    parser.add_argument("--variant", default="swin_tiny")
+    parser.add_argument("--img-size", type=int, help="pixels; the variant's own if not given")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--dtype", default="fp32,bf16", help="of fp32, bf16, fp16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--attention", default="auto", help="as MODEL.ATTENTION")
+    parser.add_argument("--compile", default="off", choices=("off", "default", "max-autotune"), help="ours and timm's")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--scaling", action="store_true", help="model: time against pixels, 224 to 896")
+    parser.add_argument("--data-path", type=Path, help="data: a folder of images")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser.parse_args(argv)
+
+
+def run_model(args: argparse.Namespace, device: torch.device, precision: Precision) -> Result:
+    """Inference or training speed of the contestants, the share of the floor that is reached, and memory."""
+    train = args.what == "train"
+    ours = _model(args, device)
+    images, labels = _batch(args, ours, device)
+    models: dict[str, nn.Module] = {"ours": ours}
+    for name in filter(None, args.against.split(",")):
+        models[name] = bench.make_contestant(name, ours).to(device)
+    compiled = {name: _compiled(model, args.compile) for name, model in models.items()}
+    floor = bench.Floor(ours, images, precision.dtype)
+    actions = bench.make_actions({**compiled, "floor": floor}, images, labels, precision, train=train)
+    timings = bench.interleave(actions, len(images), rounds=args.rounds, warmup=args.warmup, device=device)
+    result: Result = {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}}
+    result["share_of_floor"] = timings["ours"].median / timings["floor"].median
+    if device.type == "cuda":
+        result["peak_bytes"] = {name: bench.peak_bytes(actions[name], device) for name in models}
+    else:
+        result["process_peak_bytes"] = bench.process_peak_bytes()
+    peers = [timings[name].median for name in models if name != "ours"]
+    if peers:
+        result["ratio_to_best_peer"] = timings["ours"].median / max(peers)
+    if train:
+        result["activation_bytes_per_image"] = _memory(models, images, precision)
+        if device.type == "cuda":
+            result["largest_batch"] = _largest_batches(args, device, precision)
+    _print_model(args, precision, result)
+    return result
+
+
+def run_scaling(args: argparse.Namespace, device: torch.device, precision: Precision) -> Result:
+    """Time of one image against its pixels, at a fixed window."""
+    ours = _model(args, device)
+    sizes = (224, 320, 448, 640, 896)
+    batches = {size: torch.randn(1, 3, size, size, device=device) for size in sizes}
+    actions: dict[str, bench.Action] = {}
+    for size, images in batches.items():
+        actions.update(bench.make_actions({str(size): ours}, images, images, precision, train=False))
+    timings = bench.interleave(actions, 1, rounds=args.rounds, warmup=args.warmup, device=device)
+    seconds = [1 / timings[str(size)].median for size in sizes]
+    exponent = bench.scaling_exponent([size * size for size in sizes], seconds)
+    for size, value in zip(sizes, seconds, strict=True):
+        print(f"{size} px: {1e3 * value:.1f} ms")
+    print(f"{precision.name}: time grows with the pixels to the power {exponent:.3f}")
+    return {"seconds": dict(zip(map(str, sizes), seconds, strict=True)), "exponent": exponent}
+
+
+def run_loop(args: argparse.Namespace, device: torch.device, precision: Precision) -> Result:
+    """The training loop's update, on a batch that is at hand, against a bare update written out."""
+    ours = _model(args, device)
+    images, labels = _batch(args, ours, device)
+    state = TrainState(ours, _optimizer(ours), precision.make_scaler(), None)
+    dist = Distributed(0, 1, 0, device)
+    setup = StepSetup(ours, make_loss(smoothing=0.1), lambda *_: (images, labels), precision, dist, 5.0, seed=0)
+    count = len(images)
+    batch = SimpleNamespace(num_valid=count, update_size=count, last_of_update=True, position=0)
+    totals = StepTotals(device)
+    bare_model = _model(args, device)
+    bare_optimizer = _optimizer(bare_model)
+
+    def bare() -> None:
+        with precision.autocast():
+            loss = F.cross_entropy(bare_model(images), labels, label_smoothing=0.1)
+        loss.backward()
+        nn.utils.clip_grad_norm_(bare_model.parameters(), 5.0)
+        bare_optimizer.step()
+        bare_optimizer.zero_grad(set_to_none=True)
+
+    actions: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "loop": lambda: train_step(setup, state, itertools.repeat(batch), 1e-5, totals),
+    }
+    timings = bench.interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
+    share = timings["loop"].median / timings["bare"].median
+    print(f"{precision.name}: loop {_show(timings['loop'].fields())}, bare step {_show(timings['bare'].fields())}")
+    print(f"  the loop keeps {share:.1%} of the bare step's speed")
+    return {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}, "share": share}
+
+
+def _run_data(args: argparse.Namespace) -> Result:
+    from tools.benchmark_data import describe_data, run_data
+
+    if args.data_path is None:
+        raise ConfigError("the data benchmark needs images; add --data-path FOLDER.")
+    result = run_data(args.data_path, img_size=args.img_size or 224)
+    print(describe_data(result))
+    return result
+
+
+def _memory(models: dict[str, nn.Module], images: Tensor, precision: Precision) -> dict[str, int]:
+    few = images[:2]
+    found = {name: bench.activation_bytes(model, few, precision) for name, model in models.items()}
+    ours = models["ours"]
+    assert isinstance(ours, SwinTransformer)
+    _set_checkpointing(ours, True)
+    found["ours checkpointed"] = bench.activation_bytes(ours, few, precision)
+    _set_checkpointing(ours, False)
+    return found
+
+
+def _set_checkpointing(model: SwinTransformer, on: bool) -> None:
+    for stage in model.stages():
+        stage.use_checkpoint = on
+
+
+def _largest_batches(args: argparse.Namespace, device: torch.device, precision: Precision) -> dict[str, int]:
+    found = {}
+    for name, checkpointing in (("ours", False), ("ours checkpointed", True)):
+        model = _model(args, device).train()
+        _set_checkpointing(model, checkpointing)
+        optimizer = _optimizer(model)
+
+        def step(batch: int, model: SwinTransformer = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            images = torch.randn(batch, 3, *model.img_size, device=device)
+            with precision.autocast():
+                loss = model(images).float().logsumexp(-1).mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        found[name] = bench.largest_batch(step)
+    return found
+
+
+def _print_model(args: argparse.Namespace, precision: Precision, result: Result) -> None:
+    print(f"{args.variant}, {args.what}, {precision.name}, batch {args.batch_size}, compile {args.compile}: images/s")
+    for name, speed in result["images_per_sec"].items():
+        peak = result.get("peak_bytes", {}).get(name)
+        memory = f", peak {peak / 2**20:.0f} MiB" if peak else ""
+        print(f"  {name}: {_show(speed)}{memory}")
+    ratio = result.get("ratio_to_best_peer")
+    print(f"  {result['share_of_floor']:.0%} of the floor" + (f", {ratio:.2f} x the best peer" if ratio else ""))
+    for name, size in result.get("activation_bytes_per_image", {}).items():
+        print(f"  {name}: {size / 2**20:.1f} MiB of activations an image")
+    for name, batch in result.get("largest_batch", {}).items():
+        print(f"  {name}: largest batch {batch}")
+
+
+def _show(speed: dict[str, float]) -> str:
+    return f"{speed['median']:.1f} ({speed['lowest']:.1f} to {speed['highest']:.1f})"
+
+
+def _model(args: argparse.Namespace, device: torch.device) -> SwinTransformer:
+    torch.manual_seed(0)
+    changes = {"img_size": args.img_size} if args.img_size else {}
+    return create_model(args.variant, drop_path_rate=0.0, attention=args.attention, **changes).to(device)
+
+
+def _batch(args: argparse.Namespace, model: SwinTransformer, device: torch.device) -> tuple[Tensor, Tensor]:
+    images = torch.randn(args.batch_size, 3, *model.img_size, device=device)
+    return images, torch.randint(0, model.num_classes, (args.batch_size,), device=device)
+
+
+def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return make_optimizer(model, name="adamw", lr=1e-5, weight_decay=0.05)
+
+
+def _compiled(model: nn.Module, mode: str) -> nn.Module:
+    return model if mode == "off" else torch.compile(model, mode=mode)  # type: ignore[return-value]
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _precision(device: torch.device, dtype: str) -> Precision:
+    if dtype not in ("fp32", "bf16", "fp16"):
+        raise ConfigError(f"--dtype names '{dtype}'; expected some of: fp32, bf16, fp16.")
+    return choose_precision(device, enabled=dtype != "fp32", dtype=dtype if dtype != "fp32" else "auto")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

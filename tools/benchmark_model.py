@@ -1,0 +1,217 @@
+"""Contestants of the model benchmark, and how they are timed: interleaved, warmed up, medians with their spread.
+
+The floor is the time of the model's linear layers alone, on inputs of the right shapes: what is left when everything
+between the matrix products costs nothing.
+"""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from swin.engine.precision import Precision
+from swin.engine.throughput import synchronize
+from swin.errors import ConfigError
+from swin.models import SwinTransformer
+from swin.weights.formats import from_native
+from swin.weights.shapes import model_arguments
+from tools.convert_weights import make_peer
+
+PEERS = ("timm", "torchvision")
+Action = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Images per second over the rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    def fields(self) -> dict[str, float]:
+        """For JSON."""
+        return {"median": self.median, "lowest": self.lowest, "highest": self.highest}
+
+
+def interleave(
+    actions: Mapping[str, Action], images: int, *, rounds: int, warmup: int, device: torch.device
+) -> dict[str, Timing]:
+    """Time each action in turn, round after round; each handles `images` images."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for index in range(warmup + rounds):
+        for name, action in actions.items():
+            synchronize(device)
+            begin = time.perf_counter()
+            action()
+            synchronize(device)
+            if index >= warmup:
+                seconds[name].append(time.perf_counter() - begin)
+    return {
+        name: Timing(images / statistics.median(values), images / max(values), images / min(values))
+        for name, values in seconds.items()
+    }
+
+
+def make_contestant(name: str, ours: SwinTransformer) -> nn.Module:
+    """The same model of another library, with the weights of `ours`.
+
+    Raises:
+        ConfigError: the library is not one of `PEERS`.
+    """
+    if name not in PEERS:
+        raise ConfigError(f"--against names '{name}'; expected some of: {', '.join(PEERS)}.")
+    weights = ours.state_dict()
+    model = make_peer(name, {**model_arguments(weights), "img_size": ours.img_size})
+    assert model is not None
+    model.load_state_dict(from_native(weights, name, img_size=ours.img_size))
+    return model
+
+
+class Floor(nn.Module):
+    """The linear layers and the patch embedding of a model, each on random numbers of its input's shape."""
+
+    def __init__(self, model: SwinTransformer, images: Tensor, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        shapes: dict[nn.Module, torch.Size] = {}
+        layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+        hooks = [
+            layer.register_forward_pre_hook(lambda module, inputs: shapes.update({module: inputs[0].shape}))
+            for layer in layers
+        ]
+        with torch.enable_grad():  # inference on a CPU takes the batch in parts
+            model(images)
+        for hook in hooks:
+            hook.remove()
+        self.layers = nn.ModuleList(layers)
+        self.inputs = [torch.randn(shapes[layer], device=images.device, dtype=dtype) for layer in layers]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The last layer's output; while gradients are on, each layer is also differentiated, one after another."""
+        output = images
+        for layer, saved in zip(self.layers, self.inputs, strict=True):
+            needs_grad = torch.is_grad_enabled() and isinstance(layer, nn.Linear)
+            output = layer(saved.detach().requires_grad_(needs_grad))
+            if torch.is_grad_enabled():
+                output.backward(output.detach())
+        return output
+
+
+def make_actions(
+    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, precision: Precision, *, train: bool
+) -> dict[str, Action]:
+    """A forward pass, or forward and backward, of each model."""
+
+    def run(model: nn.Module) -> None:
+        model.train(train)
+        with nullcontext() if train else torch.inference_mode(), precision.autocast():
+            output = model(images)
+            loss = F.cross_entropy(output, labels) if train and not isinstance(model, Floor) else None
+        if loss is not None:
+            loss.backward()
+        if train:
+            model.zero_grad(set_to_none=True)
+
+    return {name: lambda model=model: run(model) for name, model in models.items()}  # type: ignore[misc]
+
+
+def activation_bytes(model: nn.Module, images: Tensor, precision: Precision) -> int:
+    """Bytes an image that a forward pass keeps for its backward pass, parameters not counted."""
+    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, int] = {}
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage.nbytes()
+            kept.append(tensor)  # keeps its address from being used again
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision.autocast():
+        output = model(images)
+    del output
+    return sum(storages.values()) // len(images)
+
+
+def peak_bytes(action: Action, device: torch.device) -> int:
+    """Greatest CUDA memory in use during the action."""
+    torch.cuda.reset_peak_memory_stats(device)
+    action()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def process_peak_bytes() -> int:
+    """Greatest resident memory of the process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def largest_batch(step: Callable[[int], object], *, limit: int = 4096) -> int:
+    """The largest batch, to within a few percent, for which `step(batch)` does not run out of CUDA memory."""
+
+    def fits(batch: int) -> bool:
+        try:
+            step(batch)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+        return True
+
+    best = 0
+    for batch in _powers_of_two(limit):
+        if not fits(batch):
+            break
+        best = batch
+    step_size = best // 2
+    while best < limit and step_size > best // 16:
+        if fits(best + step_size):
+            best += step_size
+        step_size //= 2
+    return best
+
+
+def _powers_of_two(limit: int) -> Iterator[int]:
+    batch = 1
+    while batch <= limit:
+        yield batch
+        batch *= 2
+
+
+def scaling_exponent(pixels: Sequence[int], seconds: Sequence[float]) -> float:
+    """Slope of log(seconds) against log(pixels), by least squares: 1 where cost grows linearly."""
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (pixels, seconds))
+    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, for the header of a result."""
+    return {
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "torchvision": torchvision.__version__,
+        "python": sys.version.split()[0],
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "cpu"
