@@ -4,8 +4,10 @@ Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Mach
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.datasets import ArrayImages, Sets
 from data.splits import stratified_split
@@ -40,3 +42,12 @@ def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
         for half in (split.train, split.val)
     )
     return Sets(own_classes, train, val)
+
+
+def save_test_image(file: str | Path) -> None:
+    """Saves the first image of the test split, which no run trains on, and prints what it shows."""
+    test = open_digits().val
+    image = test.read(0)
+    assert isinstance(image, Image.Image)  # this set is in memory
+    image.save(file)
+    print(f"{file} shows a {test.labels[0]}")

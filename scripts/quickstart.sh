@@ -14,15 +14,7 @@ echo "== Trained in $((SECONDS - begin)) s. Evaluating best.pth"
 python main.py --cfg configs/swin_digits.yaml --tag quickstart --eval --resume "$run/checkpoints/best.pth" "$@"
 
 echo "== Predicting one image of the test set"
-python - "$run/sample_digit.png" <<'PYTHON'
-import sys
-
-from data.digits import open_digits
-
-test = open_digits().val
-test.load(0, channels=1).save(sys.argv[1])
-print(f"{sys.argv[1]} shows a {test.labels[0]}")
-PYTHON
+python -c "from data.digits import save_test_image; save_test_image('$run/sample_digit.png')"
 python -m tools.predict --checkpoint "$run/checkpoints/best.pth" --input "$run/sample_digit.png" --top-k 3
 
 cat <<EOT
