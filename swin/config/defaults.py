@@ -47,7 +47,7 @@ _MODEL: dict[str, Any] = {
     # Share of the target spread over all classes, in [0, 1). Training losses then do not go down to 0.
     "LABEL_SMOOTHING": 0.1,
     # [new] Window attention: auto (the fastest that fits the device), eager (reference), sdpa (PyTorch's fused
-    # one) or cpu (made for CPUs). All give the same numbers up to rounding.
+    # one), cpu (made for CPUs) or triton (one fused kernel on CUDA). All give the same numbers up to rounding.
     "ATTENTION": "auto",
     # Swin Transformer V1. QK_SCALE multiplies q k^T; null is head_dim ** -0.5. QKV_BIAS gives that linear layer a bias.
     "SWIN": {**_FAMILY, "QKV_BIAS": True, "QK_SCALE": None},
@@ -154,6 +154,9 @@ _TRAIN: dict[str, Any] = {
     "ACCUMULATION_STEPS": 1,
     # Recompute activations in the backward pass: much less memory, about a third more time, the same gradients.
     "USE_CHECKPOINT": False,
+    # [new] Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++
+    # compiler on a CPU and Triton on a GPU; the first step takes a minute or more.
+    "COMPILE": "off",
     # [new] ce (softmax cross-entropy) or bce (one sigmoid a class).
     "LOSS": "ce",
     # [new] none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one.

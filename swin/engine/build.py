@@ -1,8 +1,12 @@
 """From a config to the objects of a run, and the plan in words."""
 
+import os
+import shutil
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,6 +18,7 @@ from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
 from swin.engine.step import Prepare, StepSetup
 from swin.engine.train import TrainLoader, TrainPlan
+from swin.errors import ConfigError
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
 from swin.optim import build_optimizer
@@ -36,6 +41,21 @@ def build_state(cfg: Config, model: SwinTransformer, precision: Precision) -> Tr
     return TrainState(model, build_optimizer(cfg, model), precision.make_scaler(), ema)
 
 
+def compile_model(model: nn.Module, mode: str, device: torch.device) -> None:
+    """Have calls of the model compiled, in place: parameters and their names stay as they are.
+
+    Raises:
+        ConfigError: what compiles for this device is not installed.
+    """
+    if mode == "off":
+        return
+    if device.type == "cpu" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        raise ConfigError(f"TRAIN.COMPILE is {mode}, which needs a C++ compiler on a CPU; install g++ or use off.")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise ConfigError(f"TRAIN.COMPILE is {mode}, which needs Triton on a GPU; install it or use off.")
+    model.compile(mode=mode)
+
+
 def build_setup(
     cfg: Config,
     model: nn.Module,
@@ -45,6 +65,7 @@ def build_setup(
     class_counts: Sequence[int] = (),
 ) -> StepSetup:
     """What every update of a run shares; wraps the model for several processes where there are any."""
+    compile_model(model, cfg.TRAIN.COMPILE, dist.device)
     network = model
     if dist.world_size > 1:
         network = DistributedDataParallel(

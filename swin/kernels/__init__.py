@@ -4,6 +4,7 @@ Legend: B images, H W grid, M window side, T = M*M tokens a window, N heads, D h
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -15,12 +16,24 @@ from swin.kernels.sdpa import sdpa_window_attention
 
 __all__ = ["BACKENDS", "check_backend", "choose_backend", "window_attention"]
 
+# Asked once: torch.compile cannot follow the question.
+_HAS_TRITON = find_spec("triton") is not None
+
 Backend = Callable[[Tensor, Tensor, int, tuple[int, int], float], Tensor]
+
+
+def _triton(qkv: Tensor, bias: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
+    # Imported late: Triton is not there on every platform, and it takes a second.
+    from swin.kernels.triton import triton_window_attention
+
+    return triton_window_attention(qkv, bias, window, shift, scale)
+
 
 BACKENDS: dict[str, Backend] = {
     "eager": eager_window_attention,
     "sdpa": sdpa_window_attention,
     "cpu": cpu_window_attention,
+    "triton": _triton,
 }
 # Measured: a model of 1,024 to 2,048 attention weights an image and block trains at 33 ms a step with the CPU backend,
 # at 29 by the reference. Swin-T has 57,624 and more.
@@ -28,9 +41,11 @@ _SMALLEST_FOR_CPU = 16_384
 
 
 def check_backend(name: str) -> str:
-    """Return `name` if it is "auto" or a backend; raise ConfigError otherwise."""
+    """Return `name` if it is "auto" or a backend that is installed; raise ConfigError otherwise."""
     if name != "auto" and name not in BACKENDS:
         raise ConfigError(f"MODEL.ATTENTION is '{name}'; expected one of: auto, {', '.join(BACKENDS)}.")
+    if name == "triton" and not _HAS_TRITON:
+        raise ConfigError("MODEL.ATTENTION is triton, which is not installed on this machine; use auto.")
     return name
 
 
@@ -38,7 +53,8 @@ def choose_backend(qkv: Tensor, bias_NTT: Tensor) -> str:
     """The backend that "auto" means for these tensors: the fastest that can run on them.
 
     On a CPU the plain operations are as fast where an image is one window or small, since the CPU backend works on one
-    image at a time; and compilers fuse them.
+    image at a time; and compilers fuse them. The Triton kernels are chosen by name only until they have been measured
+    on a GPU: they are tested in Triton's interpreter.
     """
     if qkv.device.type != "cpu":
         return "sdpa"

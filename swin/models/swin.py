@@ -39,7 +39,7 @@ class SwinTransformer(nn.Module):
         patch_norm: LayerNorm after the patch embedding.
         out_norms: normalise each of the `feature_maps`, as the paper's detectors and segmenters do. Adds the layers
             `norm0`, `norm1`, ..., which the classifier does not use.
-        use_checkpoint: recompute blocks in the backward pass to save memory.
+        use_checkpoint: recompute blocks in the backward pass to save memory; True, or the stages, from 0.
         attention: backend of `swin.kernels.window_attention`.
 
     Raises:
@@ -70,7 +70,7 @@ class SwinTransformer(nn.Module):
         ape: bool = False,
         patch_norm: bool = True,
         out_norms: bool = False,
-        use_checkpoint: bool = False,
+        use_checkpoint: bool | Sequence[int] = False,
         attention: str = "auto",
     ) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class SwinTransformer(nn.Module):
                     relative_bias=relative_bias,
                     drop=drop_rate,
                     downsample=PatchMerging(dim, merge_factors[stage]) if stage < len(depths) - 1 else None,
-                    use_checkpoint=use_checkpoint,
+                    use_checkpoint=use_checkpoint if isinstance(use_checkpoint, bool) else stage in use_checkpoint,
                     backend=attention,
                 )
             )

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from swin.kernels import BACKENDS, choose_backend, cpu, window_attention
+from swin.errors import ConfigError
+from swin.kernels import choose_backend, cpu, window_attention
 from swin.kernels.windows import MASKED, partition, reverse
+
+BACKENDS = ["eager", "sdpa", "cpu"]  # test_triton.py has the other
 
 # (height, width, window, shift): one window, several, oblong, shifted along one axis only, even and odd windows.
 GRIDS = [
@@ -106,6 +109,11 @@ def test_autocast_gives_bfloat16_gradients_of_the_right_types():
     for ours, theirs in ((qkv.grad, exact_qkv.grad), (bias.grad, exact_bias.grad)):
         # Values of up to about 8, rounded to 8 bits a few times on the way.
         assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
+
+
+def test_triton_without_a_gpu_is_an_error_that_says_what_to_do():
+    with pytest.raises(ConfigError, match=r"needs a CUDA device, not cpu; use auto"):
+        window_attention(*make_inputs(7, 7, 7, torch.float32), 7, backend="triton")
 
 
 def test_auto_on_a_cpu_is_the_reference_for_small_images_and_the_cpu_backend_for_others():

@@ -72,7 +72,7 @@ def test_defaults_give_no_warning() -> None:
         ("DATA.CACHE_MODE", "yes", "expected one of no, part, full"),
         ("DATA.DATASET", "imagnet", "did you mean imagenet?"),
         ("MODEL.TYPE", "swinv2", "expected swin (Swin Transformer V1), the only model family that is supported now"),
-        ("MODEL.ATTENTION", "flash", "expected one of auto, eager, sdpa, cpu"),
+        ("MODEL.ATTENTION", "flash", "expected one of auto, eager, sdpa, cpu, triton"),
         ("TRAIN.OPTIMIZER.NAME", "fused_adam", "expected one of adamw, sgd"),
         ("TRAIN.LR_SCHEDULER.NAME", "cosin", "did you mean cosine?"),
         ("TRAIN.LOSS", "mse", "expected one of ce, bce"),

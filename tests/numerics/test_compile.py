@@ -1,0 +1,71 @@
+"""The model under torch.compile: one graph, the same numbers, and no recompilation. Needs no compiler."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from swin import SwinTransformer
+from swin.engine import build
+from swin.errors import ConfigError
+
+SMALL = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 5, "window_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def images(batch: int = 2, height: int = 72, width: int = 40) -> torch.Tensor:
+    """Grids of 18 x 10 and 9 x 5 tokens: several windows, shifted and padded."""
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("use_checkpoint", [False, (0,)])
+def test_training_is_one_graph_with_the_same_gradients(use_checkpoint):
+    torch.manual_seed(0)
+    model = SwinTransformer(drop_path_rate=0.0, use_checkpoint=use_checkpoint, **SMALL)
+    gradients = []
+    for network in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        network(images()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        model.zero_grad()
+    for plain, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_inference_under_autocast_is_one_graph():
+    model = SwinTransformer(**SMALL).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(compiled(images()), model(images()), rtol=0.1, atol=0.02)
+
+
+def test_train_steps_compile_once_and_once_more_for_the_smaller_last_batch():
+    counter = CompileCounterWithBackend("eager")
+    model = SwinTransformer(drop_path_rate=0.3, **SMALL)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for batch in (4, 4, 3, 4, 4, 2, 4):
+        compiled(images(batch)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert counter.frame_count <= 2
+
+
+def test_compiling_in_place_keeps_the_names_of_the_weights(monkeypatch):
+    model = SwinTransformer(**SMALL)
+    names = list(model.state_dict())
+    monkeypatch.setattr(model, "compile", lambda mode: None)
+    build.compile_model(model, "default", torch.device("cpu"))
+    assert list(model.state_dict()) == names
+
+
+def test_a_missing_compiler_is_said(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"TRAIN\.COMPILE is default, which needs a C\+\+ compiler"):
+        build.compile_model(SwinTransformer(**SMALL), "default", torch.device("cpu"))
+    build.compile_model(SwinTransformer(**SMALL), "off", torch.device("cpu"))
