@@ -33,12 +33,12 @@ class ZipArchive:
     """
 
     def __init__(self, path: Path, members: Sequence[str]) -> None:
+        self._file: BinaryIO | None = None
+        self._file_pid = -1
         self.path = path
         self._entries = _read_directory(path, members)  # int64 (len(members), 5)
         self._cached_at = np.full(len(members), -1, dtype=np.int64)  # place in _cache, -1 where not cached
         self._cache = np.empty(0, dtype=np.uint8)
-        self._file: BinaryIO | None = None
-        self._file_pid = -1
 
     def cache(self, numbers: Sequence[int] | np.ndarray) -> None:
         """Reads members into memory, where `read` finds them from then on."""
@@ -87,7 +87,7 @@ class ZipArchive:
     def _open(self) -> BinaryIO:
         if self._file is None or self._file_pid != os.getpid():
             # A file inherited from the parent process would share its position with it.
-            self._file = open(self.path, "rb")  # noqa: SIM115 (stays open for the life of the process)
+            self._file = open(self.path, "rb")  # noqa: SIM115 (stays open for the next images)
             self._file_pid = os.getpid()
         return self._file
 
@@ -96,6 +96,9 @@ class ZipArchive:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_file": None}  # for workers that are not forked

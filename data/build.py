@@ -19,7 +19,7 @@ from data.tables import find_tables, is_cub, open_cub, open_imagenet22k, open_ta
 from data.transforms import build_train_transform
 from swin.config import Config
 from swin.errors import ConfigError
-from swin.preprocess import MODES, build_eval_resize
+from swin.preprocess import build_eval_resize, image_extensions
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,6 @@ def build_data(
         DataError: The data cannot be used.
     """
     channels = cfg.MODEL.SWIN.IN_CHANS
-    if channels not in MODES:
-        raise ConfigError(f"MODEL.SWIN.IN_CHANS is {channels}; images can be read with 1, 3 or 4 channels.")
     sets = open_sets(cfg, rank=rank, world_size=world_size, run_dir=run_dir, need_train=need_train, classes=classes)
     if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
@@ -142,6 +140,7 @@ def open_sets(
         is_main=rank == 0,
         need_train=need_train,
         classes=classes,
+        extensions=image_extensions(cfg.MODEL.SWIN.IN_CHANS),
     )
 
 

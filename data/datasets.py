@@ -17,7 +17,7 @@ from PIL import Image
 from data.erasing import Rectangle
 from data.samplers import derive_seed
 from swin.errors import DataError
-from swin.preprocess import open_image, read_file
+from swin.preprocess import open_input, read_file
 
 
 class Names(Sequence[str]):
@@ -157,18 +157,20 @@ class EvalPixels:
 
     Args:
         resize: Image to uint8 (C, H, W).
-        channels: 1, 3 or 4.
+        channels: See `swin.preprocess.open_input`.
         exif: Whether to turn images as their EXIF orientation says.
     """
 
-    def __init__(self, resize: Callable[[Image.Image], torch.Tensor], *, channels: int = 3, exif: bool = False) -> None:
+    def __init__(
+        self, resize: Callable[[Image.Image | torch.Tensor], torch.Tensor], *, channels: int = 3, exif: bool = False
+    ) -> None:
         self.resize = resize
         self.channels = channels
         self.exif = exif
 
     def __call__(self, content: bytes | Image.Image, name: str) -> tuple[torch.Tensor, Sequence[Rectangle]]:
         if isinstance(content, bytes):
-            content = open_image(content, channels=self.channels, name=name, exif=self.exif)
+            return self.resize(open_input(content, channels=self.channels, name=name, exif=self.exif)), ()
         return self.resize(content), ()
 
 

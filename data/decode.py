@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from swin.preprocess import open_image, to_pixels
+from swin.preprocess import open_input, to_pixels
 
 try:
     import simplejpeg
@@ -47,7 +47,7 @@ def decode_crop(
         content: The bytes of a file.
         sample: (height, width) of the image to the crop.
         size: (H, W) that the crop will be resized to.
-        channels: 1, 3 or 4.
+        channels: See `swin.preprocess.open_input`.
         exif: Whether to turn the image as its EXIF orientation says.
         name: What errors call the image.
 
@@ -55,9 +55,8 @@ def decode_crop(
         The crop: uint8 (channels, h, w), a view of memory in the order (h, w, channels).
 
     Raises:
-        DataError: See `swin.preprocess.open_image`.
+        DataError: See `swin.preprocess.open_input`.
     """
-
     found = None if exif or channels != 3 else _jpeg_size(content)
     if found:
         crop = sample(*found)
@@ -68,8 +67,9 @@ def decode_crop(
             return cut(pixels_HWC.permute(2, 0, 1), _divide(crop, factor))
         except ValueError:
             pass  # what is merely odd decodes with Pillow, and what is broken raises the error that explains it
-    image = open_image(content, channels=channels, name=name, exif=exif)
-    return cut(to_pixels(image), crop if found else sample(image.height, image.width))
+    image = open_input(content, channels=channels, name=name, exif=exif)
+    pixels = image if isinstance(image, torch.Tensor) else to_pixels(image)
+    return cut(pixels, crop if found else sample(*pixels.shape[1:]))
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:

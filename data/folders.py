@@ -27,6 +27,7 @@ def open_folders(
     is_main: bool = True,
     need_train: bool = True,
     classes: Sequence[str] | None = None,
+    extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
 ) -> Sets:
     """Opens {train,val}/<class>/ folders, or <class>/ folders of which a share is held out.
 
@@ -40,6 +41,7 @@ def open_folders(
         is_main: Whether this process writes it.
         need_train: False to evaluate; then a train folder may be missing.
         classes: A label map to use instead, such as a checkpoint's.
+        extensions: How the files to take end; others are left out.
 
     Raises:
         ConfigError: `val_split` contradicts what is there.
@@ -52,7 +54,8 @@ def open_folders(
             raise ConfigError(
                 f"DATA.VAL_SPLIT is {val_split}, but {val_root} has images to validate on. Set it to 0 to use them."
             )
-        return _open_undivided(train_root if train_names else root, val_split, seed, run_dir, is_main, classes)
+        undivided = train_root if train_names else root
+        return _open_undivided(undivided, val_split, seed, run_dir, is_main, classes, extensions)
     if not val_names or (need_train and not train_names):
         raise DataError(_nothing_here(root))
 
@@ -61,21 +64,27 @@ def open_folders(
         classes, origin = (train_names, str(train_root)) if train_names else (val_names, str(val_root))
     train = None
     if need_train:
-        train = _label(train_root, _scan(train_root, train_names, refuse_empty=True), classes, origin)
-    val = _label(val_root, _scan(val_root, val_names, refuse_empty=False), classes, origin)
+        train = _label(train_root, _scan(train_root, train_names, extensions, refuse_empty=True), classes, origin)
+    val = _label(val_root, _scan(val_root, val_names, extensions, refuse_empty=False), classes, origin)
     if not len(val.labels):
         raise DataError(f"{val_root}: its class folders hold no images. {_LAYOUTS}.")
     return Sets(list(classes), train, val)
 
 
 def _open_undivided(
-    root: Path, val_split: float, seed: int, run_dir: Path | None, is_main: bool, classes: Sequence[str] | None
+    root: Path,
+    val_split: float,
+    seed: int,
+    run_dir: Path | None,
+    is_main: bool,
+    classes: Sequence[str] | None,
+    extensions: tuple[str, ...],
 ) -> Sets:
     found = _class_folders(root)
     if not found:
         raise DataError(_nothing_here(root))
     origin = "the label map that was given" if classes is not None else str(root)
-    everything = _label(root, _scan(root, found, refuse_empty=True), classes or found, origin)
+    everything = _label(root, _scan(root, found, extensions, refuse_empty=True), classes or found, origin)
     split = remembered_split(
         everything.names, everything.labels, share=val_split, seed=seed, run_dir=run_dir, is_main=is_main
     )
@@ -101,23 +110,21 @@ def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_EXTENSIONS) and _is_visible(name)
-
-
-def _scan(root: Path, classes: Sequence[str], *, refuse_empty: bool) -> dict[str, list[str]]:
+def _scan(
+    root: Path, classes: Sequence[str], extensions: tuple[str, ...], *, refuse_empty: bool
+) -> dict[str, list[str]]:
     """Returns the sorted paths, relative to the root, of each class's images; classes without any are left out."""
-    found = {name: sorted(_images_below(root, name)) for name in classes}
+    found = {name: sorted(_images_below(root, name, extensions)) for name in classes}
     empty = [name for name, files in found.items() if not files]
     if empty and refuse_empty:
         raise DataError(
             f"{root}: {len(empty)} of {len(classes)} class folders hold no images: {_some(empty)}. Fill or remove "
-            f"them; images end in {' '.join(IMAGE_EXTENSIONS)}."
+            f"them; images end in {' '.join(extensions)}."
         )
     return {name: files for name, files in found.items() if files}
 
 
-def _images_below(root: Path, class_name: str) -> list[str]:
+def _images_below(root: Path, class_name: str, extensions: tuple[str, ...]) -> list[str]:
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed: {error.strerror}. Check its permissions.") from None
 
@@ -125,7 +132,8 @@ def _images_below(root: Path, class_name: str) -> list[str]:
     for folder, subfolders, files in os.walk(root / class_name, onerror=fail, followlinks=True):
         subfolders[:] = filter(_is_visible, subfolders)
         inside = os.path.relpath(folder, root)
-        images += [f"{inside}{os.sep}{name}" for name in files if _is_image(name)]
+        wanted = (name for name in files if name.lower().endswith(extensions) and _is_visible(name))
+        images += [f"{inside}{os.sep}{name}" for name in wanted]
     return images
 
 

@@ -24,6 +24,8 @@ class ShardImages:
     """Images in the shards of a folder, by their place in the index."""
 
     def __init__(self, root: Path) -> None:
+        self._files: OrderedDict[int, int] = OrderedDict()  # shard to file descriptor, last used last
+        self._pid = os.getpid()
         self.root = root
         try:
             with np.load(root / INDEX_FILE) as index:
@@ -32,8 +34,6 @@ class ShardImages:
                 self._places = index["places"]  # int64 (N, 3): shard, offset, size
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{root / INDEX_FILE}: is not the index of packed images ({error}). Pack again.") from None
-        self._files: OrderedDict[int, int] = OrderedDict()  # shard to file descriptor, last used last
-        self._pid = os.getpid()
 
     def name(self, index: int) -> str:
         return f"{self.root / shard_name(int(self._places[index, 0]))}/{self.names[index]}"
@@ -57,6 +57,10 @@ class ShardImages:
             self._files[shard] = os.open(self.root / shard_name(shard), os.O_RDONLY)
         self._files.move_to_end(shard)
         return self._files[shard]
+
+    def __del__(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": OrderedDict()}  # for workers that are not forked

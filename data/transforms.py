@@ -16,7 +16,17 @@ from data.erasing import RandomErasing, Rectangle
 from data.operations import adapt_policy
 from swin.config import Config
 from swin.errors import ConfigError
-from swin.preprocess import INTERPOLATIONS, MODES, SMALL_IMAGE_PX, as_size, open_image, to_channels, to_pixels
+from swin.preprocess import (
+    INTERPOLATIONS,
+    MODES,
+    SMALL_IMAGE_PX,
+    EvalResize,
+    as_size,
+    open_input,
+    resize_pixels,
+    to_channels,
+    to_pixels,
+)
 
 Step = Callable[[Image.Image], Image.Image]
 
@@ -57,30 +67,28 @@ class RandomCrop:
 
 
 class RandomPaddedCrop:
-    """Resizes to (H, W) and cuts (H, W) at random from a copy padded with black."""
+    """Moves an image by up to `padding` pixels either way; black comes in where it leaves."""
 
-    def __init__(self, size: tuple[int, int], padding: int, resample: Image.Resampling) -> None:
-        self.size = size
+    def __init__(self, padding: int) -> None:
         self.padding = padding
-        self.resample = resample
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        height, width = self.size
-        if image.size != (width, height):
-            image = image.resize((width, height), self.resample)
+    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
         down, right = torch.randint(-self.padding, self.padding + 1, (2,)).tolist()
-        return image.crop((right, down, right + width, down + height))  # black where it leaves the image
+        height, width = pixels_CHW.shape[1:]
+        padded_CHW = F.pad(pixels_CHW, [self.padding] * 4)
+        top, left = self.padding + down, self.padding + right
+        return padded_CHW[:, top : top + height, left : left + width]
 
 
 class RandomFlip:
-    """Mirrors an image with a probability, drawn from PyTorch's generator."""
+    """Mirrors an image (C, H, W) along a dimension with a probability, drawn from PyTorch's generator."""
 
-    def __init__(self, prob: float, method: Image.Transpose) -> None:
+    def __init__(self, prob: float, dim: int) -> None:
         self.prob = prob
-        self.method = method
+        self.dim = dim
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return image.transpose(self.method) if torch.rand(1).item() < self.prob else image
+    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
+        return pixels_CHW.flip(self.dim) if torch.rand(1).item() < self.prob else pixels_CHW
 
 
 class ToMode:
@@ -98,11 +106,12 @@ class TrainTransform:
 
     Args:
         size: (H, W) of the result.
-        channels: 1, 3 or 4.
+        channels: Of the result; other than 1, 3 and 4 come from arrays.
         exif: Whether to turn images as their EXIF orientation says.
-        crop: Draws a crop, which is then resized; or cuts an image to size.
-        interpolation: A key of `swin.preprocess.INTERPOLATIONS`; "random" draws bilinear or bicubic.
-        steps: What follows, image to image.
+        crop: Draws a crop, which is then resized; or moves an image that was resized as a whole.
+        interpolation: A key of `swin.preprocess.INTERPOLATIONS`; "random" draws bilinear or bicubic for crops.
+        flips: What follows, pixels to pixels.
+        colours: And then, image to image.
         erasing: Draws rectangles.
     """
 
@@ -114,7 +123,8 @@ class TrainTransform:
         exif: bool,
         crop: RandomCrop | RandomPaddedCrop,
         interpolation: str,
-        steps: Sequence[Step],
+        flips: Sequence[RandomFlip],
+        colours: Sequence[Step],
         erasing: RandomErasing,
     ) -> None:
         self.size = size
@@ -122,8 +132,10 @@ class TrainTransform:
         self.exif = exif
         self.crop = crop
         self.interpolation = interpolation
-        self.steps = tuple(steps)
+        self.flips = tuple(flips)
+        self.colours = tuple(colours)
         self.erasing = erasing
+        self._whole = EvalResize(img_size=size, crop=False, interpolation=interpolation, channels=channels)
 
     def __call__(self, content: bytes | Image.Image, name: str = "an image") -> tuple[torch.Tensor, list[Rectangle]]:
         """Returns uint8 (C, H, W), a view of memory in the order (H, W, C), and the rectangles.
@@ -131,16 +143,22 @@ class TrainTransform:
         Raises:
             DataError: The image cannot be decoded; `name` is what it is called.
         """
-        image = self._crop(content, name)
-        for step in self.steps:
-            image = step(image)
-        return to_pixels(image), self.erasing(*self.size)
+        pixels = self._crop(content, name)
+        for flip in self.flips:
+            pixels = flip(pixels)
+        if self.colours:
+            image = _to_image(pixels)
+            for step in self.colours:
+                image = step(image)
+            pixels = to_pixels(image)
+        return pixels, self.erasing(*self.size)
 
-    def _crop(self, content: bytes | Image.Image, name: str) -> Image.Image:
+    def _crop(self, content: bytes | Image.Image, name: str) -> torch.Tensor:
         if isinstance(self.crop, RandomPaddedCrop):
             if isinstance(content, bytes):
-                return self.crop(open_image(content, channels=self.channels, name=name, exif=self.exif))
-            return self.crop(to_channels(content, self.channels))
+                image = open_input(content, channels=self.channels, name=name, exif=self.exif)
+                return self.crop(self._whole(image))
+            return self.crop(self._whole(content))
         if isinstance(content, bytes):
             pixels = decode_crop(content, self.crop, size=self.size, channels=self.channels, exif=self.exif, name=name)
         else:
@@ -149,18 +167,18 @@ class TrainTransform:
         return resize(pixels, self.size, self.interpolation)
 
 
-def resize(pixels_CHW: torch.Tensor, size: tuple[int, int], interpolation: str) -> Image.Image:
-    """Resizes to (H, W). PyTorch gives 8-bit values what Pillow does, to within a level, in a quarter of the time."""
+def resize(pixels_CHW: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Resizes to (H, W), where PyTorch can with it, in a quarter of Pillow's time."""
     if interpolation == "random":
         interpolation = random.choice(("bilinear", "bicubic"))
-    if interpolation in ("bilinear", "bicubic"):
-        pixels_1CHW = pixels_CHW[None].contiguous(memory_format=torch.channels_last)  # the layout it is fast in
-        return _to_image(F.interpolate(pixels_1CHW, size, mode=interpolation, antialias=True)[0])
-    return _to_image(pixels_CHW).resize((size[1], size[0]), INTERPOLATIONS[interpolation])
+    if interpolation in ("bilinear", "bicubic") or len(pixels_CHW) not in MODES:
+        return resize_pixels(pixels_CHW, size, interpolation)
+    return to_pixels(_to_image(pixels_CHW).resize((size[1], size[0]), INTERPOLATIONS[interpolation]))
 
 
-def _to_image(pixels_CHW: torch.Tensor) -> Image.Image:
-    pixels = pixels_CHW[0] if len(pixels_CHW) == 1 else pixels_CHW.permute(1, 2, 0)
+def _to_image(pixels: torch.Tensor) -> Image.Image:
+    """The Pillow image of uint8 (C, H, W) with C = 1, 3 or 4."""
+    pixels = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
     return Image.fromarray(pixels.contiguous().numpy())
 
 
@@ -189,7 +207,7 @@ def make_train_transform(
 
     Args:
         img_size: Side in pixels, or (H, W).
-        channels: 1, 3 or 4. The policy and the jitter work in RGB: greys are converted to it and back.
+        channels: Any number. The policy and the jitter work in RGB: greys are converted to it and back.
         mean: Channel means, on a scale of 0 to 1: the policy's fill colour.
         exif: Whether to turn images as their EXIF orientation says.
         interpolation: A key of `swin.preprocess.INTERPOLATIONS`; "random" draws bilinear or bicubic.
@@ -216,19 +234,15 @@ def make_train_transform(
         interpolation=interpolation,
         mean=tuple(mean)[:3] if channels >= 3 else (mean[0],) * 3,
     )
-    flips = [
-        RandomFlip(prob, method)
-        for prob, method in ((hflip, Image.Transpose.FLIP_LEFT_RIGHT), (vflip, Image.Transpose.FLIP_TOP_BOTTOM))
-        if prob > 0
-    ]
+    flips = [RandomFlip(prob, dim) for prob, dim in ((hflip, -1), (vflip, -2)) if prob > 0]
     if is_trivial:
         colours = [TrivialAugmentWide(interpolation=_WARPS.get(interpolation, InterpolationMode.BILINEAR))]
     for policy in colours:
         adapt_policy(policy)
-    if colours and channels == 4:
+    if colours and channels not in (1, 3):
         raise ConfigError(
-            "AUG.AUTO_AUGMENT and AUG.COLOR_JITTER need images of 1 or 3 channels, and MODEL.SWIN.IN_CHANS is 4. "
-            "Set AUG.AUTO_AUGMENT none and AUG.COLOR_JITTER 0."
+            "AUG.AUTO_AUGMENT and AUG.COLOR_JITTER need images of 1 or 3 channels, and MODEL.SWIN.IN_CHANS is "
+            f"{channels}. Set AUG.AUTO_AUGMENT none and AUG.COLOR_JITTER 0."
         )
     if colours and channels == 1:
         colours = [ToMode("RGB"), *colours, ToMode(MODES[channels])]
@@ -237,11 +251,10 @@ def make_train_transform(
         size=size,
         channels=channels,
         exif=exif,
-        crop=RandomPaddedCrop(size, crop_padding, INTERPOLATIONS[interpolation])
-        if is_small
-        else RandomCrop(scale, ratio),
+        crop=RandomPaddedCrop(crop_padding) if is_small else RandomCrop(scale, ratio),
         interpolation=interpolation,
-        steps=[*flips, *colours],
+        flips=flips,
+        colours=colours,
         erasing=RandomErasing(erase_prob, erase_count),
     )
 

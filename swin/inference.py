@@ -16,7 +16,14 @@ from swin.config import config_from_dict
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
 from swin.models import SwinTransformer, build_model, create_model, eval_transform_args, list_models
-from swin.preprocess import IMAGE_EXTENSIONS, build_eval_transform, make_eval_transform, open_image
+from swin.preprocess import (
+    MODES,
+    build_eval_transform,
+    image_extensions,
+    make_eval_transform,
+    open_input,
+    read_file,
+)
 from swin.weights import Weights, load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes
 
@@ -32,20 +39,26 @@ class Predictor:
 
     Attributes:
         model: Gives logits (B, K) for images (B, C, H, W).
-        transform: Image to normalised tensor (C, H, W).
+        transform: Image, or uint8 (C, H, W), to normalised tensor (C, H, W).
         channels: C, which files are decoded to.
         classes: K names in the order of the labels; None where they are not known.
         device: Where the model is.
+        exif: Whether files are turned as their EXIF orientation says.
     """
 
     model: nn.Module
-    transform: Callable[[Image.Image], Tensor]
+    transform: Callable[[Image.Image | Tensor], Tensor]
     channels: int
     classes: Sequence[str] | None
     device: torch.device
+    exif: bool = False
+
+    def read(self, source: ImageInput) -> Image.Image | Tensor:
+        """Turn one input of `inference_model` into what `scores` takes; see `read_image`."""
+        return read_image(source, self.channels, exif=self.exif)
 
     @torch.no_grad()
-    def scores(self, images: Sequence[Image.Image]) -> Tensor:
+    def scores(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
         """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images.
 
         Raises:
@@ -98,8 +111,9 @@ def inference_model(
     Args:
         model_or_checkpoint: A model, a file as for `load_predictor`, or a name from `list_models()` together with
             `checkpoint`.
-        image_or_images: A file, a PIL image or a uint8 array (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA; a list of
-            these; or a folder, whose images are taken in the order of `list_images`.
+        image_or_images: A file, a PIL image or a uint8 array (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA, or
+            (H, W, C) for a model of C other channels; a list of these; or a folder, whose images are taken in the
+            order of `list_images`.
         checkpoint: Weight file of any format for a model given by name. Its head says how many classes there are.
         top_k: Adds the key `top_k`: this many classes, or all if there are fewer, as dicts of `label`, `class` and
             `score`, best first.
@@ -117,17 +131,18 @@ def inference_model(
     """
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k is {top_k}; ask for at least 1 class.")
-    sources: Sequence[ImageInput]
-    if isinstance(image_or_images, str | os.PathLike) and Path(image_or_images).is_dir():
-        sources, is_single = list_images(image_or_images), False
-    elif isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
-        sources, is_single = [image_or_images], True
-    else:
-        sources, is_single = list(image_or_images), False
     results = []
     with _predictor(model_or_checkpoint, checkpoint, device) as predictor:
+        sources: Sequence[ImageInput]
+        is_single = False
+        if isinstance(image_or_images, str | os.PathLike) and Path(image_or_images).is_dir():
+            sources = list_images(image_or_images, predictor.channels)
+        elif isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
+            sources, is_single = [image_or_images], True
+        else:
+            sources = list(image_or_images)
         for start in range(0, len(sources), _BATCH_SIZE):
-            images = [read_image(source, predictor.channels) for source in sources[start : start + _BATCH_SIZE]]
+            images = [predictor.read(source) for source in sources[start : start + _BATCH_SIZE]]
             results += [predictor.describe(scores_K, top_k) for scores_K in predictor.scores(images)]
     return results[0] if is_single else results
 
@@ -153,7 +168,8 @@ def load_predictor(checkpoint: str | os.PathLike[str], *, device: str = "auto") 
     load_weights(model, weights, strict=True)
     model.to(chosen).eval()
     if cfg:
-        return Predictor(model, build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, model.classes, chosen)
+        transform = build_eval_transform(cfg)
+        return Predictor(model, transform, cfg.MODEL.SWIN.IN_CHANS, model.classes, chosen, cfg.DATA.EXIF)
     model.eval_transform_args = eval_transform_args(model)
     return _swin_predictor(model, chosen)
 
@@ -180,26 +196,35 @@ def _imagenet_names(num_classes: int) -> list[str] | None:
     return [info.label_name_to_description(synset) for synset in synsets]
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+def list_images(folder: str | os.PathLike[str], channels: int = 3) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted by path; hidden ones are left out.
+
+    Args:
+        folder: Where to look.
+        channels: Of the model that they are for; see `swin.preprocess.open_input`.
 
     Raises:
         DataError: If there are none.
     """
     root = Path(folder)
-    paths = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file())
+    extensions = image_extensions(channels)
+    paths = (path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file())
     images = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     if not images:
-        raise DataError(f"{root} holds no images: expected files that end in {', '.join(IMAGE_EXTENSIONS)}.")
+        raise DataError(f"{root} holds no images: expected files that end in {', '.join(extensions)}.")
     return images
 
 
-def read_image(source: ImageInput, channels: int = 3) -> Image.Image:
-    """Turn one input of `inference_model` into a PIL image with its pixels in memory.
+def read_image(source: ImageInput, channels: int = 3, *, exif: bool = False) -> Image.Image | Tensor:
+    """Turn one input of `inference_model` into an image with its pixels in memory.
 
     Args:
         source: A file, a PIL image or an array.
-        channels: What files are decoded to, 1, 3 or 4; images and arrays keep theirs until the transform.
+        channels: What files are decoded to; pictures and arrays keep theirs until the transform.
+        exif: Whether files are turned as their EXIF orientation says.
+
+    Returns:
+        A PIL image; for channels other than 1, 3 and 4 uint8 (channels, H, W).
 
     Raises:
         DataError: If the file cannot be decoded, or the array is not an image.
@@ -210,15 +235,21 @@ def read_image(source: ImageInput, channels: int = 3) -> Image.Image:
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
         return source
-    if isinstance(source, np.ndarray):
-        is_image = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3, 4))
-        if source.dtype != np.uint8 or not is_image or source.size == 0:
-            raise DataError(
-                f"An array of shape {source.shape} and type {source.dtype} is not an image: "
-                "expected uint8 of shape (H, W), (H, W, 3) RGB or (H, W, 4) RGBA."
-            )
-        return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
-    return open_image(source, channels=channels)
+    if not isinstance(source, np.ndarray):
+        name = os.fspath(source)
+        return open_input(read_file(name), channels=channels, name=name, exif=exif)
+    wanted = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA" if channels in MODES else f"(H, W, {channels})"
+    counts = (1, 3, 4) if channels in MODES else (channels,)
+    is_grey = source.ndim == 2 and channels in MODES
+    is_image = is_grey or (source.ndim == 3 and source.shape[2] in counts)
+    if source.dtype != np.uint8 or not is_image or source.size == 0:
+        raise DataError(
+            f"An array of shape {source.shape} and type {source.dtype} is not an image: "
+            f"expected uint8 of shape {wanted}."
+        )
+    if channels not in MODES:
+        return torch.from_numpy(source.copy()).permute(2, 0, 1)
+    return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
 
 
 @contextmanager
@@ -263,7 +294,7 @@ def _borrowed(model: nn.Module, device: str) -> Iterator[torch.device]:
             module.training = mode
 
 
-def _input_of(model: nn.Module) -> tuple[Callable[[Image.Image], Tensor], int]:
+def _input_of(model: nn.Module) -> tuple[Callable[[Image.Image | Tensor], Tensor], int]:
     """Transform and channel count for a model object."""
     defaults: dict[str, Any] = {
         "img_size": getattr(model, "img_size", 224),

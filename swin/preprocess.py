@@ -6,6 +6,7 @@ orientation.
 """
 
 import io
+import math
 import os
 import re
 import warnings
@@ -15,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.nn import functional as F
 
 from swin.config import Config
 from swin.errors import DataError
@@ -28,6 +30,8 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "random": Image.Resampling.BILINEAR,  # a choice for training only; evaluation has to be deterministic
 }
+# The same for tensors, where PyTorch has them.
+TENSOR_MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic", "random": "bilinear"}
 # Raster formats only: Pillow would hand an EPS file, whatever its name, to an external interpreter.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Images up to this side are taken whole (resized straight to the input size) rather than centre-cropped: at 8 or 28
@@ -35,6 +39,11 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SMALL_IMAGE_PX = 32
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
+
+
+def image_extensions(channels: int) -> tuple[str, ...]:
+    """Returns how the names of files with images of so many channels end."""
+    return IMAGE_EXTENSIONS if channels in MODES else (".npy",)
 
 
 def open_image(source: ImageSource, *, channels: int = 3, name: str | None = None, exif: bool = False) -> Image.Image:
@@ -73,6 +82,51 @@ def read_file(path: str | os.PathLike[str], name: str | None = None) -> bytes:
     except OSError as error:
         name = _printable(name or os.fspath(path))
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def open_input(
+    content: bytes, *, channels: int = 3, name: str = "an image in memory", exif: bool = False
+) -> Image.Image | torch.Tensor:
+    """Decodes an image file of any number of channels.
+
+    Args:
+        content: The bytes of a picture where it is to have 1, 3 or 4 channels, else of a .npy file.
+        channels: How many.
+        name: What errors call the image.
+        exif: Whether to turn a picture as its EXIF orientation says.
+
+    Returns:
+        What `open_image` returns, or for other numbers of channels uint8 (channels, H, W), a view of memory in the
+        order (H, W, channels).
+
+    Raises:
+        DataError: See `open_image`; or the array is not uint8 of shape (H, W, channels).
+    """
+    if channels in MODES:
+        return open_image(content, channels=channels, name=name, exif=exif)
+    try:
+        return _read_array(content, channels)
+    except ValueError as error:
+        raise DataError(f"{_printable(name)}: {error}") from None
+
+
+def _read_array(content: bytes, channels: int) -> torch.Tensor:
+    """The array of a .npy file; ValueError if it is not an image of `channels` channels. Reads no pickled objects."""
+    wanted = f"expected a .npy file with uint8 of shape (H, W, {channels}), which MODEL.SWIN.IN_CHANS asks for"
+    stream = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_fortran, dtype = read_header(stream)
+    except ValueError:
+        raise ValueError(f"is not an array; {wanted}.") from None
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != channels or 0 in shape:
+        raise ValueError(f"holds {dtype} of shape {shape}; {wanted}.")
+    values = content[stream.tell() :]
+    if len(values) != math.prod(shape):
+        raise ValueError(f"is damaged: {len(values)} bytes where shape {shape} needs {math.prod(shape)}. Replace it.")
+    pixels_HWC = np.frombuffer(bytearray(values), np.uint8).reshape(shape, order="F" if is_fortran else "C")
+    return torch.from_numpy(np.ascontiguousarray(pixels_HWC)).permute(2, 0, 1)
 
 
 def _printable(name: str) -> str:
@@ -160,6 +214,22 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
+def resize_pixels(pixels_CHW: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """Resizes 8-bit values to (H, W) as Pillow does, to within a level.
+
+    Args:
+        pixels_CHW: uint8.
+        size: (H, W).
+        interpolation: A key of `TENSOR_MODES`.
+
+    Returns:
+        uint8 (C, H, W), a view of memory in the order (H, W, C).
+    """
+    mode = TENSOR_MODES[interpolation]
+    pixels_1CHW = pixels_CHW[None].contiguous(memory_format=torch.channels_last)  # the layout it is fast in
+    return F.interpolate(pixels_1CHW, size, mode=mode, antialias=mode != "nearest-exact")[0]
+
+
 class EvalResize:
     """The deterministic part of evaluation and prediction: image to uint8 (C, H, W).
 
@@ -167,27 +237,29 @@ class EvalResize:
         img_size: Side S in pixels, or (H, W).
         crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
             256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
-        interpolation: A key of `INTERPOLATIONS`.
-        channels: 1, 3 or 4; images of other modes are converted.
+        interpolation: A key of `INTERPOLATIONS`; of `TENSOR_MODES` for channels that Pillow has no mode for.
+        channels: Pictures are converted to 1, 3 or 4; with others there are only arrays, which have theirs.
     """
 
     def __init__(self, *, img_size: int | Sequence[int], crop: bool, interpolation: str, channels: int) -> None:
         self.size = as_size(img_size)
         self.crop = crop and max(self.size) > SMALL_IMAGE_PX
-        self.resample = INTERPOLATIONS[interpolation]
+        self.interpolation = interpolation
         self.channels = channels
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        image = to_channels(image, self.channels)
+    def __call__(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         height, width = self.size
-        if self.crop:
-            image = image.resize(_covering_size(image.size, self.size), self.resample)
-            left = round((image.width - width) / 2)
-            top = round((image.height - height) / 2)
-            image = image.crop((left, top, left + width, top + height))
-        elif image.size != (width, height):
-            image = image.resize((width, height), self.resample)
-        return to_pixels(image)
+        image_size = (image.shape[2], image.shape[1]) if isinstance(image, torch.Tensor) else image.size
+        covering = _covering_size(image_size, self.size) if self.crop else (width, height)
+        left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
+        if isinstance(image, torch.Tensor):
+            if image_size != covering:
+                image = resize_pixels(image, covering[::-1], self.interpolation)
+            return image[:, top : top + height, left : left + width]
+        image = to_channels(image, self.channels)
+        if image_size != covering:
+            image = image.resize(covering, INTERPOLATIONS[self.interpolation])
+        return to_pixels(image.crop((left, top, left + width, top + height)) if self.crop else image)
 
 
 def as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -211,7 +283,7 @@ class EvalTransform:
         self.resize = resize
         self.normalise = normalise
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
         return self.normalise(self.resize(image))
 
 
@@ -223,7 +295,7 @@ def make_eval_transform(
     mean: Sequence[float],
     std: Sequence[float],
     channels: int,
-) -> Callable[[Image.Image], torch.Tensor]:
+) -> Callable[[Image.Image | torch.Tensor], torch.Tensor]:
     """Makes the transform of prediction, with the arguments of `EvalResize` and `Normalise`.
 
     Args:
@@ -249,6 +321,6 @@ def build_normalise(cfg: Config) -> Normalise:
     return Normalise(cfg.DATA.MEAN, cfg.DATA.STD)
 
 
-def build_eval_transform(cfg: Config) -> Callable[[Image.Image], torch.Tensor]:
+def build_eval_transform(cfg: Config) -> Callable[[Image.Image | torch.Tensor], torch.Tensor]:
     """Builds the transform of prediction that a config describes."""
     return EvalTransform(build_eval_resize(cfg), build_normalise(cfg))

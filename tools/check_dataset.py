@@ -16,10 +16,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -27,7 +29,7 @@ from data.build import open_sets
 from data.datasets import Sets, Source
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
-from swin.preprocess import open_image
+from swin.preprocess import open_image, open_input
 
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
 _ORIENTATION = 0x0112  # EXIF tag
@@ -63,14 +65,19 @@ class Finding:
     images: list[str] = field(default_factory=list)
 
 
-def check(sets: Sets, *, workers: int = 1) -> tuple[list[Finding], dict[str, Any]]:
+def check(sets: Sets, *, channels: int = 3, workers: int = 1) -> tuple[list[Finding], dict[str, Any]]:
     """Reads every image of a data set.
+
+    Args:
+        sets: The data set.
+        channels: What images are read with; see `swin.preprocess.open_input`.
+        workers: Processes that read.
 
     Returns:
         What was found, errors first, and a summary: classes, counts and sizes by half.
     """
     halves: dict[str, Source] = {"train": sets.train, "val": sets.val} if sets.train else {"val": sets.val}
-    facts = {half: _read_all(source, half, workers) for half, source in halves.items()}
+    facts = {half: _read_all(source, half, channels, workers) for half, source in halves.items()}
     findings: list[Finding] = []
     for half, source in halves.items():
         findings += _findings_of(half, source, facts[half], sets.classes)
@@ -83,15 +90,15 @@ def check(sets: Sets, *, workers: int = 1) -> tuple[list[Finding], dict[str, Any
     return sorted((each for each in findings if each.images), key=lambda each: not each.is_error), summary
 
 
-def _read_all(source: Source, half: str, workers: int) -> list[Facts]:
+def _read_all(source: Source, half: str, channels: int, workers: int) -> list[Facts]:
     indices = range(len(source.labels))
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _worker.update, ({"source": source},)) as pool:
-        facts = pool.map(_read, indices, chunksize=64)
+        facts = pool.map(partial(_read, channels), indices, chunksize=64)
         return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {half}"))
 
 
-def _read(index: int) -> Facts:
+def _read(channels: int, index: int) -> Facts:
     source = _worker["source"]
     try:
         content = source.read(index)
@@ -101,9 +108,11 @@ def _read(index: int) -> Facts:
     except DataError as error:
         return Facts(b"", error=str(error))
     try:
-        open_image(content, name=source.name(index))
+        read = open_input(content, channels=channels, name=source.name(index))
     except DataError as error:
         return Facts(digest, error=str(error))
+    if isinstance(read, torch.Tensor):
+        return Facts(digest, read.shape[2], read.shape[1])
     with Image.open(io.BytesIO(content)) as image:
         return Facts(digest, *image.size, image.mode, image.getexif().get(_ORIENTATION, 1))
 
@@ -232,8 +241,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {"DATA.CACHE_MODE": "no"} | ({"DATA.DATA_PATH": options.data_path} if options.data_path else {})
     sets = None
     try:
-        sets = open_sets(load_config(options.cfg, options.opts, given))
-        findings, summary = check(sets, workers=options.workers)
+        cfg = load_config(options.cfg, options.opts, given)
+        sets = open_sets(cfg)
+        findings, summary = check(sets, channels=cfg.MODEL.SWIN.IN_CHANS, workers=options.workers)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,8 +32,8 @@ from data.build import open_sets
 from data.datasets import Names, Source
 from data.shards import CLASSES_FILE, INDEX_FILE, shard_name
 from swin.config import load_config
-from swin.errors import DataError, RunStoppedError, SwinError
-from swin.preprocess import open_image
+from swin.errors import ConfigError, DataError, RunStoppedError, SwinError
+from swin.preprocess import MODES, open_input
 
 _RECIPE_FILE, _PART_SUFFIX, _PARTIAL = "packing.json", ".part.npy", ".partial"
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
@@ -48,17 +49,26 @@ class Recipe:
         short_side_px: Larger images are shrunk to this short side and encoded anew; 0 keeps files as they are.
         quality: JPEG quality of encoding anew.
         shard_size: Images in a shard.
+        channels: What images are read with; see `swin.preprocess.open_input`.
         digest: Of the names and labels to pack.
     """
 
     short_side_px: int
     quality: int
     shard_size: int
+    channels: int
     digest: str
 
 
 def pack(
-    source: Source, folder: Path, *, short_side_px: int = 0, quality: int = 90, shard_size: int = 5000, workers: int = 1
+    source: Source,
+    folder: Path,
+    *,
+    short_side_px: int = 0,
+    quality: int = 90,
+    shard_size: int = 5000,
+    channels: int = 3,
+    workers: int = 1,
 ) -> None:
     """Packs images into a folder of shards, then reads all of it back and writes the index.
 
@@ -66,7 +76,7 @@ def pack(
         DataError: An image cannot be read, the folder was packed differently, or what is read back differs.
     """
     num_images = len(source.labels)
-    recipe = Recipe(short_side_px, quality, shard_size, _digest(source))
+    recipe = Recipe(short_side_px, quality, shard_size, channels, _digest(source))
     folder.mkdir(parents=True, exist_ok=True)
     _agree(folder / _RECIPE_FILE, recipe)
     for leftover in [*folder.glob(f"*{_PARTIAL}"), *folder.glob(f".*{_PARTIAL}")]:
@@ -185,14 +195,21 @@ def _encode(content: bytes | Image.Image, name: str, recipe: Recipe) -> tuple[by
         file = io.BytesIO()
         content.save(file, "PNG")
         return file.getvalue(), "png"
-    image = open_image(content, name=name)  # decoded in any case: what cannot be read must not be packed
+    # Decoded in any case: what cannot be read must not be packed.
+    image = open_input(content, channels=recipe.channels, name=name)
+    if isinstance(image, torch.Tensor):
+        return content, "npy"
     extension = next((ext for signature, ext in _SIGNATURES.items() if content.startswith(signature)), "img")
     scale = recipe.short_side_px / min(image.size)
     if not 0 < scale < 1:
         return content, extension
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     file = io.BytesIO()
-    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=recipe.quality)
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    if image.mode == "RGBA":  # JPEG has no transparency
+        image.save(file, "PNG")
+        return file.getvalue(), "png"
+    image.save(file, "JPEG", quality=recipe.quality)
     return file.getvalue(), "jpg"
 
 
@@ -240,6 +257,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = {"DATA.CACHE_MODE": "no"} | ({"DATA.DATA_PATH": options.data_path} if options.data_path else {})
         cfg = load_config(options.cfg, options.opts, given)
+        channels = cfg.MODEL.SWIN.IN_CHANS
+        if options.short_side and channels not in MODES:
+            raise ConfigError(
+                f"--short-side shrinks pictures, and images of {channels} channels are arrays: leave it out."
+            )
         options.output.mkdir(parents=True, exist_ok=True)
         sets = open_sets(cfg, run_dir=options.output)
         _replace(options.output / CLASSES_FILE, json.dumps(sets.classes, ensure_ascii=False).encode())
@@ -251,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 short_side_px=options.short_side,
                 quality=options.quality,
                 shard_size=options.shard_size,
+                channels=channels,
                 workers=options.workers,
             )
         size = sum(file.stat().st_size for file in options.output.rglob("*.tar"))

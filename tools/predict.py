@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from swin.errors import DataError, SwinError
-from swin.inference import Predictor, list_images, load_predictor, read_image
+from swin.inference import Predictor, list_images, load_predictor
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ def predict_files(predictor: Predictor, files: Sequence[Path], *, batch_size: in
             row: Row = {"file": str(path)}
             rows.append(row)
             try:
-                images.append(read_image(path, predictor.channels))
+                images.append(predictor.read(path))
             except DataError as error:
                 row["error"] = str(error)
         readable = [row for row in rows if "error" not in row]
@@ -92,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     source: Path = arguments.input
     if not source.exists():
         raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
-    files = list_images(source) if source.is_dir() else [source]
     predictor = load_predictor(arguments.checkpoint, device=arguments.device)
+    files = list_images(source, predictor.channels) if source.is_dir() else [source]
     bad = 0
 
     def counted() -> Iterator[Row]:

@@ -11,7 +11,8 @@ from typing import Any
 _FAMILY: dict[str, Any] = {
     # Side of a patch in pixels. Together with the number of stages it sets the total stride: 4 and 4 stages give 32.
     "PATCH_SIZE": 4,
-    # Channels of an image: 1 reads it as grayscale, 3 as RGB, 4 as RGBA. DATA.MEAN and DATA.STD need as many values.
+    # Channels of an image: 1 reads it as grayscale, 3 as RGB, 4 as RGBA; any other number is read from .npy files with
+    # uint8 arrays of shape (H, W, channels). DATA.MEAN and DATA.STD need as many values.
     "IN_CHANS": 3,
     # Width of the first stage; each further stage doubles it. Parameters and work grow with its square.
     "EMBED_DIM": 96,

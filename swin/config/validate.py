@@ -91,6 +91,19 @@ def _statistics_for_each_channel(v: Values) -> Iterator[str]:
             )
 
 
+@_rule(_ERRORS, "MODEL.SWIN.IN_CHANS", "DATA.DATASET", "DATA.INTERPOLATION")
+def _pictures_have_few_channels(v: Values) -> Iterator[str]:
+    if v["MODEL.SWIN.IN_CHANS"] in (1, 3, 4):
+        return
+    channels = v.show("MODEL.SWIN.IN_CHANS")
+    if v["DATA.DATASET"] == "digits":
+        yield f"{channels}: the images of {v.show('DATA.DATASET')} can be read with 1, 3 or 4 channels"
+    if v["DATA.INTERPOLATION"] == "lanczos":
+        yield (
+            f"{v.show('DATA.INTERPOLATION')} works on pictures, and {channels} is read from arrays: set it to bicubic"
+        )
+
+
 @_rule(_ERRORS, "DATA.IMG_SIZE", "MODEL.SWIN.PATCH_SIZE")
 def _image_holds_a_patch(v: Values) -> Iterator[str]:
     if min(_sides(v)) < v["MODEL.SWIN.PATCH_SIZE"]:
