@@ -1,20 +1,18 @@
 """Train, evaluate or time a Swin Transformer: `python main.py --cfg FILE`, or the same under torchrun."""
 
-import itertools
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from data import Data, build_data
+from data import build_data
+from data.splits import adopt_split
 from swin.config import Config, dump_config
 from swin.config.flags import load_command_line
-from swin.distributed import Distributed, barrier, setup_distributed, shutdown
+from swin.distributed import Distributed, keep_freed_memory, setup_distributed, shutdown
 from swin.engine.build import (
     build_plan,
     build_precision,
@@ -24,9 +22,9 @@ from swin.engine.build import (
     describe_model,
     describe_plan,
 )
-from swin.engine.checkpoint import find_latest, read_checkpoint
-from swin.engine.evaluate import EvalResult, evaluate
+from swin.engine.evaluate import make_evaluation
 from swin.engine.precision import Precision
+from swin.engine.start import check_classes, find_start
 from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import measure_throughput
 from swin.engine.train import train
@@ -43,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cfg, is_dry = load_command_line(arguments)
         dist = setup_distributed(cfg.DEVICE, cfg.DIST_TIMEOUT)
         run_dir = Path(cfg.OUTPUT or "output") / cfg.MODEL.NAME / cfg.TAG
+        if dist.device.type == "cpu":
+            keep_freed_memory()
         keeps_files = not (is_dry or cfg.THROUGHPUT_MODE)
         records = Records(run_dir if keeps_files else None, is_main=dist.is_main)
         try:
@@ -110,7 +110,7 @@ def run_evaluation(cfg: Config, dist: Distributed, records: Records, run_dir: Pa
     flag, file = ("--resume", cfg.MODEL.RESUME) if cfg.MODEL.RESUME else ("--pretrained", cfg.MODEL.PRETRAINED)
     if not file:
         raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
-    adopt_split(cfg, run_dir, dist)
+    adopt_split(cfg.MODEL.RESUME, run_dir, is_main=dist.is_main)
     weights = read_weights(file)
     data = build_data(
         cfg,
@@ -122,31 +122,11 @@ def run_evaluation(cfg: Config, dist: Distributed, records: Records, run_dir: Pa
     )
     model = make_model(cfg, dist, records, data.classes)
     records.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
-    result = make_evaluation(model, data, precision, dist)()
+    assert data.val is not None
+    result = make_evaluation(model, data.val, data.prepare.normalise, precision, dist)()
     records.info(str(result))
     if dist.is_main:
         (run_dir / "eval.json").write_text(json.dumps(result.fields(), indent=2) + "\n")
-
-
-def adopt_split(cfg: Config, run_dir: Path, dist: Distributed) -> None:
-    """Use the held-out images of the run whose checkpoint is named, so that none it trained on is evaluated."""
-    theirs = Path(cfg.MODEL.RESUME).parent.parent / "split.json"
-    if cfg.MODEL.RESUME and dist.is_main and theirs.is_file() and not (run_dir / "split.json").exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(theirs, run_dir / "split.json")
-    barrier()
-
-
-def make_evaluation(
-    model: SwinTransformer, data: Data, precision: Precision, dist: Distributed
-) -> Callable[[], EvalResult]:
-    """A function that measures the model on the validation set."""
-    loader = data.val
-    assert loader is not None
-    normalise = data.prepare.normalise
-    return lambda: evaluate(
-        model, loader, normalise=normalise, precision=precision, dist=dist, num_samples=loader.num_samples
-    )
 
 
 def run_training(
@@ -161,14 +141,20 @@ def run_training(
 ) -> None:
     """Train, from a checkpoint where there is one."""
     if not is_dry:
-        adopt_split(cfg, run_dir, dist)
+        adopt_split(cfg.MODEL.RESUME, run_dir, is_main=dist.is_main)
     data = build_data(cfg, rank=dist.rank, world_size=dist.world_size, run_dir=None if is_dry else run_dir)
     assert data.train is not None
     for note in data.notes:
         records.warning(note)
     records.write_run_files(dump_config(cfg), data.classes, arguments)
     model = make_model(cfg, dist, records, data.classes)
-    found = find_start(cfg, run_dir, records, is_dry=is_dry)
+    found = find_start(
+        run_dir / "checkpoints",
+        resume=cfg.MODEL.RESUME,
+        is_automatic=cfg.TRAIN.AUTO_RESUME and not is_dry,
+        pretrained=cfg.MODEL.PRETRAINED,
+        records=records,
+    )
     if found is None and cfg.MODEL.PRETRAINED:
         records.info(
             f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}"
@@ -178,10 +164,9 @@ def run_training(
         records.info(describe_frozen(model))
     state.epoch, state.step = cfg.TRAIN.START_EPOCH, cfg.TRAIN.START_EPOCH * data.train.updates_per_epoch
     if found is not None:
-        path, content = found
-        check_classes(content, data.classes, path)
-        state.restore(content, path, updates_per_epoch=data.train.updates_per_epoch)
-    evaluation = make_evaluation(model, data, precision, dist) if data.val else None
+        check_classes(found.content, data.classes, found.path)
+        state.restore(found.content, found.path, updates_per_epoch=data.train.updates_per_epoch)
+    evaluation = make_evaluation(model, data.val, data.prepare.normalise, precision, dist) if data.val else None
     plan = build_plan(cfg, data.train, run_dir, data.classes, evaluation, dist)
     num_val = data.val.num_samples if data.val else 0
     records.info(describe_plan(cfg, plan, data.train, num_val, precision, dist))
@@ -196,34 +181,6 @@ def run_training(
         return
     train(setup, state, data.train, plan, records)
     records.info(f"done: best accuracy {state.best:.3f}, checkpoints in {plan.checkpoints}")
-
-
-def find_start(cfg: Config, run_dir: Path, records: Records, *, is_dry: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to continue from: the named one, else the run's own newest, else none. Says which and why."""
-    if cfg.MODEL.RESUME:
-        path = Path(cfg.MODEL.RESUME)
-        content = read_checkpoint(path)
-        records.info(f"resuming from {path}, because --resume names it")
-        return path, content
-    found = find_latest(run_dir / "checkpoints", records.warning) if cfg.TRAIN.AUTO_RESUME and not is_dry else None
-    if found is not None:
-        records.info(f"resuming from {found[0]}, the newest of this run (TRAIN.AUTO_RESUME); a new --tag starts anew")
-        if cfg.MODEL.PRETRAINED:
-            records.info(f"{cfg.MODEL.PRETRAINED} (--pretrained) is not used, since the run is resumed")
-    barrier()  # no process writes before all have read
-    return found
-
-
-def check_classes(content: dict[str, Any], classes: list[str], path: Path) -> None:
-    """Refuse to continue a run on other classes than it began with."""
-    saved = content.get("classes")
-    if saved and list(saved) != classes:
-        changed = next(pair for pair in itertools.zip_longest(saved, classes) if pair[0] != pair[1])
-        raise ConfigError(
-            f"checkpoint {path} was trained on {len(saved)} classes and the data has {len(classes)}; the first "
-            f"difference is {changed[0]!r} there, {changed[1]!r} here. Use the same data, or "
-            "--pretrained for a new run."
-        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """Batches for training and for evaluation."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,11 +11,10 @@ from torch.utils.data import DataLoader
 
 from data.datasets import Failure, ImageDataset, Key, Samples, Source, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, rank_slice, repeated_order
+from swin.distributed import keep_freed_memory
 from swin.errors import DataError
 
 _GRACE_SEC = 20  # what the main process gets to finish its update and save
-# glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes.
-_MALLOC_OPTIONS = ((-1, 1 << 29), (-2, 1 << 26), (-3, 1 << 25))
 
 
 class Batch(NamedTuple):
@@ -85,19 +82,6 @@ def _start_worker(worker_id: int) -> None:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SEC) and None)
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Tells this process's allocator to keep what it frees for the next image, where it is glibc's.
-
-    Images are large enough that it would otherwise hand their memory back and have the kernel clear new pages for each
-    next one, an eighth of a worker's time.
-    """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            for option, value in _MALLOC_OPTIONS:
-                library.mallopt(option, value)
 
 
 class TrainLoader:

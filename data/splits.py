@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.samplers import seeded_random
+from swin.distributed import barrier
 from swin.errors import ConfigError, DataError
 
 SPLIT_FILE = "split.json"
@@ -110,3 +112,18 @@ def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
     num_new = len(names) - len(train) - len(val)
     note = f"{num_new} images are newer than the split in {file} and are not used; another TAG uses them."
     return Split(train, val, (note,) if num_new else ())
+
+
+def adopt_split(checkpoint: str, run_dir: Path, *, is_main: bool) -> None:
+    """Uses the held-out images of the run that a checkpoint comes from, so that none it trained on is evaluated.
+
+    Args:
+        checkpoint: Its path, in a folder of the run's; empty for none.
+        run_dir: The run that needs a split. One that it already has stays.
+        is_main: Whether this process is the one to write it.
+    """
+    theirs = Path(checkpoint).parent.parent / SPLIT_FILE
+    if checkpoint and is_main and theirs.is_file() and not (run_dir / SPLIT_FILE).exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(theirs, run_dir / SPLIT_FILE)
+    barrier()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swin.distributed import Distributed
+from swin.distributed import Distributed, keep_freed_memory
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepSetup, StepTotals, train_step
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         device = torch.device(_default_device() if args.device == "auto" else args.device)
+        if device.type == "cpu":
+            keep_freed_memory()  # as main.py does; here the peers have it, too
         result: Result = {"command": " ".join(argv or sys.argv[1:]), "machine": bench.machine(device)}
         print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
         if args.what == "data":

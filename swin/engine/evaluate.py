@@ -1,8 +1,8 @@
 """Evaluation with exact counts."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -93,3 +93,27 @@ def evaluate(
     correct1, correct5, seen = counts.tolist()
     assert seen == num_samples, f"evaluated {seen} of {num_samples} samples"
     return EvalResult(correct1, correct5, seen, loss_sum.item() / seen, int(widest))
+
+
+class EvalLoader(Protocol):
+    """What evaluation needs of a data loader."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the whole set, over all processes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """This process's batches; see `evaluate`."""
+
+
+def make_evaluation(
+    model: nn.Module,
+    loader: EvalLoader,
+    normalise: Callable[[torch.Tensor], torch.Tensor],
+    precision: Precision,
+    dist: Distributed,
+) -> Callable[[], EvalResult]:
+    """A function that measures the model, as it then is, on a loader's images; see `evaluate`."""
+    return lambda: evaluate(
+        model, loader, normalise=normalise, precision=precision, dist=dist, num_samples=loader.num_samples
+    )

@@ -21,6 +21,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from data import operations
 from data.erasing import RandomErasing
+from data.samplers import derive_seed
 from data.transforms import RandomCrop, make_train_transform
 from swin.preprocess import Normalise
 
@@ -46,9 +47,7 @@ def crops(draw: Callable[[], tuple[int, int, int, int]], seed: int, count: int =
     """Log area, log shape and relative place of crops (count, 4)."""
     seed_all(seed)
     top, left, height, width = np.array([draw() for _ in range(count)], dtype=float).T
-    return np.column_stack(
-        [np.log(height * width), np.log(width / height), top / (428 - height), left / (641 - width)]
-    )
+    return np.column_stack([np.log(height * width), np.log(width / height), top / (428 - height), left / (641 - width)])
 
 
 def test_crops() -> None:
@@ -99,10 +98,11 @@ def test_erased_areas() -> None:
 def test_flips() -> None:
     transform = make_train_transform(img_size=40, channels=3, mean=MEAN, auto_augment=None, color_jitter=0)
     assert len(transform.flips) == 1
-    seed_all(5)
-    ramp = torch.arange(4).view(1, 1, 4)
-    flipped = sum(int(transform.flips[0](ramp)[0, 0, 0]) == 3 for _ in range(4000))
-    assert stats.binomtest(flipped, 4000, 0.5).pvalue > ALIKE
+    ramp, flipped = torch.arange(4).view(1, 1, 4), 0
+    for index in range(20_000):
+        torch.default_generator.manual_seed(derive_seed(5, 0, index))  # as for each sample
+        flipped += int(transform.flips[0](ramp)[0, 0, 0]) == 3
+    assert stats.binomtest(flipped, 20_000, 0.5).pvalue > ALIKE
 
 
 def applied(policy: Callable, seed: int, monkeypatch: pytest.MonkeyPatch, count: int = 1500) -> list[tuple[str, float]]:
@@ -167,9 +167,14 @@ def test_pixels(mended_timm: None) -> None:
         return lambda content: normalise(transform(content)[0])
 
     timm_transform = create_transform(
-        96, is_training=True, color_jitter=0.4, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", re_prob=0.0
+        96,
+        is_training=True,
+        color_jitter=0.4,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.0,
     )
     theirs = moments(lambda content: timm_transform(Image.open(io.BytesIO(content)).convert("RGB")), seed=8)
     assert least_p(moments(ours(), seed=9), theirs) > ALIKE
-    assert least_p(moments(ours(auto_augment="rand-m5-mstd0.5-inc1"), seed=9), theirs) < DIFFERENT
-    assert least_p(moments(ours(scale=(0.4, 1.0)), seed=9), theirs) < DIFFERENT
+    assert least_p(moments(ours(auto_augment=None), seed=9), theirs) < DIFFERENT
+    assert least_p(moments(ours(interpolation="nearest"), seed=9), theirs) < DIFFERENT
