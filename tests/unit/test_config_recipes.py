@@ -12,7 +12,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_file_loads_without_warnings(path: Path) -> None:
     cfg = load_config(path)
-    assert cfg.warnings == ()
+    if path.stem == "swin_fashion_mnist":  # whole windows at every stage were tried, and learn more slowly
+        [warning] = cfg.warnings
+        assert "IMG_SIZE = 28" in warning
+        assert "wastes time on padding" in warning
+    else:
+        assert cfg.warnings == ()
     assert not cfg.is_set("MODEL.NUM_CLASSES"), "the class count comes from the data"
 
 
