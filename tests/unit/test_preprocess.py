@@ -1,6 +1,7 @@
 """Decoding any file, and the evaluation transform against torchvision's."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -129,10 +130,10 @@ def test_names_that_are_not_utf8_can_be_printed() -> None:
     str(raised.value).encode("utf-8")
 
 
-ODD_IMAGES = Path(__file__).parents[3] / "shared" / "data" / "odd_images"
+ODD_IMAGES = Path(os.environ.get("SWIN_TEST_DATA", "")) / "odd_images"
 
 
-@pytest.mark.skipif(not ODD_IMAGES.exists(), reason="a collection of odd images that is not part of the project")
+@pytest.mark.skipif(not ODD_IMAGES.exists(), reason="set SWIN_TEST_DATA to the folder that has odd_images")
 def test_a_collection_of_odd_images() -> None:
     for path in (ODD_IMAGES / "decodable").iterdir():
         assert open_image(path).mode == "RGB"
