@@ -69,9 +69,12 @@ def run_data(
     # An epoch lasts some seconds, of which the first batches, when workers have nothing ready yet, are a small part.
     names = [str(path.relative_to(folder)) for path in paths] * _LOADER_PASSES
     source = FolderImages(folder, names, np.zeros(len(names), np.int64))
-    for _ in range(rounds):
-        for count, found in workers.items():
-            found.append(_measure_loader(source, img_size, count))
+    loaders = {count: _make_loader(source, img_size, count) for count in workers}
+    for epoch in range(1 + rounds):
+        for count, loader in loaders.items():
+            speed = _measure_loader(loader, epoch)
+            if epoch:  # the first one starts the workers
+                workers[count].append(speed)
     speeds |= {f"loader_{count}_workers": found for count, found in workers.items()}
     return {
         "images_per_sec": {name: statistics.median(found) for name, found in speeds.items()},
@@ -159,18 +162,20 @@ def _contend(pipe: Any, make: Callable[[int], Transform], contents: Sequence[byt
         pipe.send(len(contents) / (time.process_time() - begin))
 
 
-def _measure_loader(source: FolderImages, img_size: int, num_workers: int) -> float:
-    """Images per second of the training loader, by the clock, once its workers have started."""
-    loader = TrainLoader(
+def _make_loader(source: FolderImages, img_size: int, num_workers: int) -> TrainLoader:
+    return TrainLoader(
         source,
         transform=make_train_transform(img_size=img_size, channels=3, mean=_MEAN, auto_augment=_POLICY),
         seed=0,
         batch_size=32,
         num_workers=num_workers,
     )
-    next(loader.epoch(0))
+
+
+def _measure_loader(loader: TrainLoader, epoch: int) -> float:
+    """Images per second of the training loader over an epoch, by the clock."""
     begin = time.perf_counter()
-    for _ in loader.epoch(1):
+    for _ in loader.epoch(epoch):
         pass
     return loader.num_samples / (time.perf_counter() - begin)
 

@@ -149,6 +149,18 @@ def test_a_loaded_predictor_follows_the_config(checkpoint):
     assert predictor.transform(coloured("red")).shape == (3, 16, 16)
 
 
+def test_files_are_turned_where_the_training_images_were(checkpoint, tmp_path):
+    image = Image.new("RGB", (8, 4), "black")
+    image.paste("white", (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: what was left is then on top
+    image.save(tmp_path / "turned.png", exif=exif)
+    for is_turned, size in ((False, (8, 4)), (True, (4, 8))):
+        cfg = load_config(opts=[*TINY, "DATA.EXIF", str(is_turned)])
+        predictor = load_predictor(checkpoint(config=config_to_dict(cfg)))
+        assert predictor.read(tmp_path / "turned.png").size == size
+
+
 NANO = Variant(8, (1, 1), (1, 2), window_size=4, img_size=64)
 
 
