@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 from data.erasing import Rectangle
 from data.samplers import derive_seed
@@ -227,8 +228,9 @@ def collate(samples: list[Sample] | Failure) -> Samples | Failure:
     """Stacks samples, or passes a failure on."""
     if isinstance(samples, Failure):
         return samples
-    # Stacked as they lie in memory, channels last: the device reorders them faster than a worker.
-    images_BHWC = torch.stack([sample.pixels.permute(1, 2, 0) for sample in samples])
+    # Stacked as they lie in memory, channels last: the device reorders them faster than a worker. In a worker it is
+    # shared memory that they are stacked in, else they would be copied there afterwards.
+    images_BHWC = default_collate([sample.pixels.permute(1, 2, 0) for sample in samples])
     rectangles = [(place, *rectangle) for place, sample in enumerate(samples) for rectangle in sample.rectangles]
     return Samples(
         images_BHWC.permute(0, 3, 1, 2),

@@ -27,7 +27,7 @@ from swin.preprocess import IMAGE_EXTENSIONS, read_file
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _POLICY = "rand-m9-mstd0.5-inc1"
-_LOADER_PASSES = 5  # over the images, in an epoch of the loader
+_LOADER_PASSES = 10  # over the images, in an epoch of the loader
 Transform = Callable[[bytes], Any]
 Contestant = tuple[Callable[[int], Transform], Sequence[bytes]]  # input size to transform, and files
 
@@ -46,8 +46,8 @@ def run_data(
 
     Returns:
         `images_per_sec`: medians by contestant; `spread`: lowest and highest; `ratio`: medians of the rounds' ratios to
-        timm on raw files; `loader_share`: the loader's speed with two workers over twice its speed with one, and
-        `loader_share_of_transform` over twice that of the transform alone.
+        timm on raw files; `loader_share`: median over the rounds of the loader's speed with two workers over twice its
+        speed with one; `loader_share_of_transform`: the same over twice that of the transform alone in this process.
 
     Raises:
         DataError: There are no images.
@@ -66,16 +66,20 @@ def run_data(
     speeds = _alternate(contestants, img_size, rounds)
     base = speeds["timm_raw"]
     workers: dict[int, list[float]] = {1: [], 2: []}
+    alone: list[float] = []  # the transform by itself, by the same clock as the loaders
     # An epoch lasts some seconds, of which the first batches, when workers have nothing ready yet, are a small part.
     names = [str(path.relative_to(folder)) for path in paths] * _LOADER_PASSES
     source = FolderImages(folder, names, np.zeros(len(names), np.int64))
     loaders = {count: _make_loader(source, img_size, count) for count in workers}
+    transform = _make_ours(img_size)
     for epoch in range(1 + rounds):
+        if epoch:
+            alone.append(_measure_transform(transform, raw))
         for count, loader in loaders.items():
             speed = _measure_loader(loader, epoch)
             if epoch:  # the first one starts the workers
                 workers[count].append(speed)
-    speeds |= {f"loader_{count}_workers": found for count, found in workers.items()}
+    speeds |= {"transform_alone": alone, **{f"loader_{count}_workers": found for count, found in workers.items()}}
     return {
         "images_per_sec": {name: statistics.median(found) for name, found in speeds.items()},
         "spread": {name: (min(found), max(found)) for name, found in speeds.items()},
@@ -84,7 +88,9 @@ def run_data(
             for name in contestants
         },
         "loader_share": statistics.median(two / (2 * one) for one, two in zip(workers[1], workers[2], strict=True)),
-        "loader_share_of_transform": statistics.median(workers[2]) / (2 * statistics.median(speeds["ours_raw"])),
+        "loader_share_of_transform": statistics.median(
+            two / (2 * one) for one, two in zip(alone, workers[2], strict=True)
+        ),
         "num_images": len(paths),
         "rounds": rounds,
     }
@@ -170,6 +176,14 @@ def _make_loader(source: FolderImages, img_size: int, num_workers: int) -> Train
         batch_size=32,
         num_workers=num_workers,
     )
+
+
+def _measure_transform(transform: Transform, contents: Sequence[bytes]) -> float:
+    """Images per second of the transform in this process, by the clock."""
+    begin = time.perf_counter()
+    for content in contents:
+        transform(content)
+    return len(contents) / (time.perf_counter() - begin)
 
 
 def _measure_loader(loader: TrainLoader, epoch: int) -> float:
