@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = torch.device(_default_device() if args.device == "auto" else args.device)
         if device.type == "cpu":
-            keep_freed_memory()  # as main.py does; here the peers have it, too
+            keep_freed_memory()  # as main.py does
         result: Result = {"command": " ".join(argv or sys.argv[1:]), "machine": bench.machine(device)}
         print(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
         if args.what == "data":
@@ -70,6 +70,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--attention", default="auto", help="as MODEL.ATTENTION")
     parser.add_argument("--compile", default="off", choices=("off", "default", "max-autotune"), help="ours and timm's")
+    parser.add_argument("--same-allocator", action="store_true", help="CPU: the peers also keep freed memory")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--scaling", action="store_true", help="model: time against pixels, 224 to 896")
@@ -86,19 +87,32 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
     models: dict[str, nn.Module] = {"ours": ours}
     for name in filter(None, args.against.split(",")):
         models[name] = bench.make_contestant(name, ours).to(device)
-    compiled = {name: _compiled(model, args.compile) for name, model in models.items()}
-    floor = bench.Floor(ours, images, precision.dtype)
-    actions = bench.make_actions({**compiled, "floor": floor}, images, labels, precision, train=train)
+    models["floor"] = bench.Floor(ours, images, precision.dtype)
+    actions: dict[str, bench.Action] = {}
+    for name, model in models.items():
+        if device.type == "cpu":
+            keep_memory = args.same_allocator or name in ("ours", "floor")
+            actions[name] = bench.ProcessAction(
+                model,
+                images,
+                labels,
+                precision,
+                train=train,
+                compile_mode=args.compile,
+                keep_memory=keep_memory,
+            )
+        else:
+            model = bench.compiled(model, args.compile)
+            actions[name] = bench.make_action(model, images, labels, precision, train=train)
     timings = bench.interleave(actions, len(images), rounds=args.rounds, warmup=args.warmup, device=device)
     result: Result = {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}}
-    result["share_of_floor"] = timings["ours"].median / timings["floor"].median
-    if device.type == "cuda":
-        result["peak_bytes"] = {name: bench.peak_bytes(actions[name], device) for name in models}
-    else:
-        result["process_peak_bytes"] = bench.process_peak_bytes()
-    peers = [timings[name].median for name in models if name != "ours"]
+    result["share_of_floor"] = timings["ours"].ratio(timings["floor"])
+    result["peak_bytes"] = {name: _peak_bytes(action, device) for name, action in actions.items()}
+    del models["floor"]
+    peers = [name for name in models if name != "ours"]
     if peers:
-        result["ratio_to_best_peer"] = timings["ours"].median / max(peers)
+        best = max(peers, key=lambda name: timings[name].median)
+        result["ratio_to_best_peer"] = timings["ours"].ratio(timings[best])
     if train:
         result["activation_bytes_per_image"] = _memory(models, images, precision)
         if device.type == "cuda":
@@ -114,7 +128,7 @@ def run_scaling(args: argparse.Namespace, device: torch.device, precision: Preci
     batches = {size: torch.randn(1, 3, size, size, device=device) for size in sizes}
     actions: dict[str, bench.Action] = {}
     for size, images in batches.items():
-        actions.update(bench.make_actions({str(size): ours}, images, images, precision, train=False))
+        actions[str(size)] = bench.make_action(ours, images, images, precision, train=False)
     timings = bench.interleave(actions, 1, rounds=args.rounds, warmup=args.warmup, device=device)
     seconds = [1 / timings[str(size)].median for size in sizes]
     exponent = bench.scaling_exponent([size * size for size in sizes], seconds)
@@ -150,7 +164,7 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
         "loop": lambda: train_step(setup, state, itertools.repeat(batch), 1e-5, totals),
     }
     timings = bench.interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
-    share = timings["loop"].median / timings["bare"].median
+    share = timings["loop"].ratio(timings["bare"])
     print(f"{precision.name}: loop {_show(timings['loop'].fields())}, bare step {_show(timings['bare'].fields())}")
     print(f"  the loop keeps {share:.1%} of the bare step's speed")
     return {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}, "share": share}
@@ -164,6 +178,15 @@ def _run_data(args: argparse.Namespace) -> Result:
     result = run_data(args.data_path, img_size=args.img_size or 224)
     print(describe_data(result))
     return result
+
+
+def _peak_bytes(action: bench.Action, device: torch.device) -> int:
+    """Greatest memory in use, of the process on a CPU, and ends that."""
+    if not isinstance(action, bench.ProcessAction):
+        return bench.peak_bytes(action, device)
+    peak = action.peak_bytes()
+    action.close()
+    return peak
 
 
 def _memory(models: dict[str, nn.Module], images: Tensor, precision: Precision) -> dict[str, int]:
@@ -232,10 +255,6 @@ def _batch(args: argparse.Namespace, model: SwinTransformer, device: torch.devic
 
 def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return make_optimizer(model, name="adamw", lr=1e-5, weight_decay=0.05)
-
-
-def _compiled(model: nn.Module, mode: str) -> nn.Module:
-    return model if mode == "off" else torch.compile(model, mode=mode)  # type: ignore[return-value]
 
 
 def _default_device() -> str:

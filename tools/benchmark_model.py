@@ -1,10 +1,14 @@
 """Contestants of the model benchmark, and how they are timed: interleaved, warmed up, medians with their spread.
 
+On a CPU each has a process of its own, so that neither the allocator nor the caches of one serve another.
+
 The floor is the time of the model's linear layers alone, on inputs of the right shapes: what is left when everything
 between the matrix products costs nothing.
 """
 
 import gc
+import multiprocessing
+import pickle
 import resource
 import statistics
 import sys
@@ -12,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import timm
@@ -20,6 +25,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swin.distributed import keep_freed_memory
 from swin.engine.precision import Precision
 from swin.engine.throughput import synchronize
 from swin.errors import ConfigError
@@ -34,22 +40,29 @@ Action = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """Images per second over the rounds."""
+    """Images per second in each round."""
 
-    median: float
-    lowest: float
-    highest: float
+    speeds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.speeds)
 
     def fields(self) -> dict[str, float]:
         """For JSON."""
-        return {"median": self.median, "lowest": self.lowest, "highest": self.highest}
+        return {"median": self.median, "lowest": min(self.speeds), "highest": max(self.speeds)}
+
+    def ratio(self, other: "Timing") -> float:
+        """Median of the rounds' ratios to another: a machine that is slow for a while is so for both."""
+        return statistics.median(ours / theirs for ours, theirs in zip(self.speeds, other.speeds, strict=True))
 
 
 def interleave(
     actions: Mapping[str, Action], images: int, *, rounds: int, warmup: int, device: torch.device
 ) -> dict[str, Timing]:
     """Time each action in turn, round after round; each handles `images` images."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    speeds: dict[str, list[float]] = {name: [] for name in actions}
     for index in range(warmup + rounds):
         for name, action in actions.items():
             synchronize(device)
@@ -57,11 +70,8 @@ def interleave(
             action()
             synchronize(device)
             if index >= warmup:
-                seconds[name].append(time.perf_counter() - begin)
-    return {
-        name: Timing(images / statistics.median(values), images / max(values), images / min(values))
-        for name, values in seconds.items()
-    }
+                speeds[name].append(images / (time.perf_counter() - begin))
+    return {name: Timing(tuple(values)) for name, values in speeds.items()}
 
 
 def make_contestant(name: str, ours: SwinTransformer) -> nn.Module:
@@ -108,12 +118,10 @@ class Floor(nn.Module):
         return output
 
 
-def make_actions(
-    models: Mapping[str, nn.Module], images: Tensor, labels: Tensor, precision: Precision, *, train: bool
-) -> dict[str, Action]:
-    """A forward pass, or forward and backward, of each model."""
+def make_action(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision, *, train: bool) -> Action:
+    """A forward pass, or forward and backward, of a model."""
 
-    def run(model: nn.Module) -> None:
+    def run() -> None:
         model.train(train)
         with nullcontext() if train else torch.inference_mode(), precision.autocast():
             output = model(images)
@@ -123,7 +131,80 @@ def make_actions(
         if train:
             model.zero_grad(set_to_none=True)
 
-    return {name: lambda model=model: run(model) for name, model in models.items()}  # type: ignore[misc]
+    return run
+
+
+def compiled(model: nn.Module, mode: str) -> nn.Module:
+    """The model through torch.compile, unless `mode` is "off" or it is the floor."""
+    return model if mode == "off" or isinstance(model, Floor) else torch.compile(model, mode=mode)  # type: ignore[return-value]
+
+
+class ProcessAction:
+    """`make_action` in a process of its own.
+
+    Args:
+        model: is copied there.
+        images: (B, in_chans, height, width).
+        labels: (B,).
+        precision: of the forward pass.
+        train: whether to go backward as well.
+        compile_mode: as `compiled`.
+        keep_memory: whether the process calls `keep_freed_memory`, as main.py does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        precision: Precision,
+        *,
+        train: bool,
+        compile_mode: str,
+        keep_memory: bool,
+    ) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would inherit the parent's memory and broken threads
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), keep_memory), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.send_bytes(pickle.dumps((model, images, labels, precision, train, compile_mode)))
+
+    def __call__(self) -> None:
+        self._ask("run")
+
+    def peak_bytes(self) -> int:
+        """Greatest resident memory of the process so far."""
+        return self._ask("peak")
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.close()
+        self._process.join()
+
+    def _ask(self, what: str) -> int:
+        try:
+            self._pipe.send(what)
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise RuntimeError(f"a contestant's process ended with status {self._process.exitcode}") from None
+
+
+def _serve(pipe: Connection, threads: int, keep_memory: bool) -> None:
+    if keep_memory:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    model, images, labels, precision, train, compile_mode = pickle.loads(pipe.recv_bytes())
+    action = make_action(compiled(model, compile_mode), images, labels, precision, train=train)
+    while True:
+        try:
+            what = pipe.recv()
+        except EOFError:
+            return
+        if what == "run":
+            action()
+        pipe.send(process_peak_bytes())
 
 
 def activation_bytes(model: nn.Module, images: Tensor, precision: Precision) -> int:
@@ -155,6 +236,9 @@ def peak_bytes(action: Action, device: torch.device) -> int:
 
 def process_peak_bytes() -> int:
     """Greatest resident memory of the process so far."""
+    if sys.platform == "linux":  # whose ru_maxrss begins with the parent's
+        with open("/proc/self/status", encoding="utf-8") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

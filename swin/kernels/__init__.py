@@ -10,11 +10,19 @@ import torch
 from torch import Tensor
 
 from swin.errors import ConfigError
-from swin.kernels.cpu import cpu_window_attention
+from swin.kernels.cpu import attend_windows, cpu_window_attention, sort_by_image, sort_by_window
 from swin.kernels.eager import eager_window_attention
 from swin.kernels.sdpa import sdpa_window_attention
 
-__all__ = ["BACKENDS", "check_backend", "choose_backend", "window_attention"]
+__all__ = [
+    "BACKENDS",
+    "attend_windows",
+    "check_backend",
+    "choose_backend",
+    "sort_by_image",
+    "sort_by_window",
+    "window_attention",
+]
 
 # Asked once: torch.compile cannot follow the question.
 _HAS_TRITON = find_spec("triton") is not None
@@ -35,9 +43,6 @@ BACKENDS: dict[str, Backend] = {
     "cpu": cpu_window_attention,
     "triton": _triton,
 }
-# Measured: a model of 1,024 to 2,048 attention weights an image and block trains at 33 ms a step with the CPU backend,
-# at 29 by the reference. Swin-T has 57,624 and more.
-_SMALLEST_FOR_CPU = 16_384
 
 
 def check_backend(name: str) -> str:
@@ -49,19 +54,15 @@ def check_backend(name: str) -> str:
     return name
 
 
-def choose_backend(qkv: Tensor, bias_NTT: Tensor) -> str:
-    """The backend that "auto" means for these tensors: the fastest that can run on them.
+def choose_backend(device: torch.device) -> str:
+    """The backend that "auto" means on a device: the fastest that can run there.
 
-    On a CPU the plain operations are as fast where an image is one window or small, since the CPU backend works on one
-    image at a time; and compilers fuse them. The Triton kernels are chosen by name only until they have been measured
-    on a GPU: they are tested in Triton's interpreter.
+    Compilers fuse the plain operations. The Triton kernels are chosen by name only until they have been measured on a
+    GPU: they are tested in Triton's interpreter.
     """
-    if qkv.device.type != "cpu":
+    if device.type != "cpu":
         return "sdpa"
-    _, H, W, _, N, _ = qkv.shape
-    T = bias_NTT.shape[-1]
-    is_small = H * W == T or H * W * N * T < _SMALLEST_FOR_CPU
-    return "eager" if is_small or torch.compiler.is_compiling() else "cpu"
+    return "eager" if torch.compiler.is_compiling() else "cpu"
 
 
 def window_attention(
@@ -94,5 +95,5 @@ def window_attention(
     assert H % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
     assert W % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
     if backend == "auto":
-        backend = choose_backend(qkv, bias)
+        backend = choose_backend(qkv.device)
     return BACKENDS[backend](qkv, bias, window, shift, D**-0.5 if scale is None else scale)

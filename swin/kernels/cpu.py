@@ -1,10 +1,11 @@
-"""Window attention for CPUs: a few windows at a time, so that everything between the projections stays in the cache.
+"""Window attention for CPUs: tokens are sorted by window once, and everything after is contiguous.
 
-Shift and partition are one gather of rows of `qkv`, reverse and shift back one gather of rows of the result; no
-rolled or partitioned copy of the grid exists. The backward pass is written by hand for the same reason.
+`WindowAttention` sorts C channels before the projection to queries, keys and values, rather than the three times as
+many after it. Inference hands the windows to torch's fused attention; training works on a few windows at a time, so
+that logits and weights stay in the cache, with a backward pass written by hand.
 
-Legend: B images, H W grid, M window side, T = M*M tokens a window, K windows an image, k windows of a part, N heads,
-D head dim, b images of a part, P = b*k*N.
+Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, K windows an image, V = B*K windows,
+v windows of a part, N heads, D head dim, P = v*N.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from swin.kernels.windows import partition, shift_mask
 
@@ -23,69 +25,114 @@ PART_BYTES = 2**20
 
 def cpu_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
     """See `swin.kernels.window_attention`."""
-    return _Attention.apply(qkv, bias_NTT, window, shift, scale)
+    grid = (qkv.shape[1], qkv.shape[2])
+    windows = sort_by_window(qkv.flatten(3), window, shift).unflatten(-1, qkv.shape[3:])
+    return sort_by_image(attend_windows(windows, bias_NTT, grid, shift, scale), grid, window, shift)
 
 
-class _Attention(torch.autograd.Function):
-    """(qkv (B, H, W, 3, N, D), bias (N, T, T)) to (B, H, W, N*D)."""
+def sort_by_window(x: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
+    """Tokens in image order (B, H, W, C) to shifted windows (V, T, C), by one copy."""
+    B, H, W, C = x.shape
+    places, back = _token_order(B, H, W, window, shift, x.device)
+    return _Sort.apply(x.reshape(B * H * W, C), places, back).view(-1, window**2, C)
+
+
+def sort_by_image(x_VTC: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
+    """Undo `sort_by_window`: (V, T, C) to (B, H, W, C)."""
+    V, T, C = x_VTC.shape
+    B = V * T // (grid[0] * grid[1])
+    places, back = _token_order(B, *grid, window, shift, x_VTC.device)
+    return _Sort.apply(x_VTC.reshape(V * T, C), back, places).view(B, *grid, C)
+
+
+def attend_windows(
+    qkv_VT3ND: Tensor, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int], scale: float
+) -> Tensor:
+    """Attention inside each of the windows of some images, sorted: (V, T, 3, N, D) to (V, T, N*D)."""
+    if torch.is_grad_enabled() and (qkv_VT3ND.requires_grad or bias_NTT.requires_grad):
+        return _Attention.apply(qkv_VT3ND, bias_NTT, grid, shift, scale)
+    V, T, _, N, D = qkv_VT3ND.shape
+    # The fused attention works window by window itself: a part need only have a mask that fits.
+    step = V if not any(shift) else max(grid[0] * grid[1] // T, _windows_at_once(bias_NTT))
+    out = []
+    for part, mask in _parts(V, step, bias_NTT, grid, shift):
+        q_VNTD, k_VNTD, v_VNTD = qkv_VT3ND[part].permute(2, 0, 3, 1, 4)
+        out_VNTD = F.scaled_dot_product_attention(q_VNTD, k_VNTD, v_VNTD, attn_mask=mask.to(q_VNTD.dtype), scale=scale)
+        out.append(out_VNTD.transpose(1, 2))
+    return (out[0] if len(out) == 1 else torch.cat(out)).reshape(V, T, N * D)
+
+
+class _Sort(torch.autograd.Function):
+    """Rows by their places; `back` is the inverse, by which gradients return without the sums of a general gather."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias_NTT: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
-        B, H, W, _, N, D = qkv.shape
-        rows = qkv.reshape(B, H * W, 3 * N * D)
-        out = qkv.new_empty(B, H * W, N * D)
-        places_of_tokens = _token_order(H, W, window, shift, qkv.device)[1]
-        kept = []  # the weights of each part: each is small enough for the allocator to have at hand
-        with torch.autocast(qkv.device.type, enabled=False):
-            parts = list(_parts((H, W), bias_NTT, window, shift))
-            for images in _groups(B, H * W, bias_NTT):
-                done = []
-                for places, mask in parts:
-                    q_PTD, k_PTD, v_PTD = _split(rows[images], places, 3, N, window**2)
-                    weights_PTT = _weights(q_PTD, k_PTD, mask, scale)
-                    done.append(_join(torch.bmm(weights_PTT, v_PTD)[None], N, len(places)))
-                    if any(ctx.needs_input_grad):
-                        kept.append(weights_PTT)
-                torch.index_select(_one(done), 1, places_of_tokens, out=out[images])
-        ctx.save_for_backward(qkv, bias_NTT, *kept)
-        ctx.geometry, ctx.scale = (window, shift), scale
-        return out.view(B, H, W, N * D)
+    def forward(ctx: Any, rows: Tensor, places: Tensor, back: Tensor) -> Tensor:
+        ctx.back = back
+        return rows.index_select(0, places)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, bias_NTT, *kept = ctx.saved_tensors
-        window, shift = ctx.geometry
-        B, H, W, _, N, D = qkv.shape
-        rows, grads = qkv.reshape(B, H * W, 3 * N * D), grad.reshape(B, H * W, N * D)
-        grad_qkv = torch.empty_like(rows)
-        grad_bias = torch.zeros_like(bias_NTT, dtype=torch.promote_types(bias_NTT.dtype, torch.float32))
-        places_of_tokens = _token_order(H, W, window, shift, qkv.device)[1]
-        weights = iter(kept)
+        return grad.index_select(0, ctx.back), None, None
+
+
+class _Attention(torch.autograd.Function):
+    """(qkv (V, T, 3, N, D), bias (N, T, T)) to (V, T, N*D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int], scale: float
+    ) -> Tensor:
+        V, T, _, N, D = qkv.shape
+        out = qkv.new_empty(V, T, N, D)
+        kept = []  # in small pieces, which the allocator has at hand; instead of `qkv`, which is as large
         with torch.autocast(qkv.device.type, enabled=False):
-            parts = [places for places, _ in _parts((H, W), bias_NTT, window, shift)]
-            for images in _groups(B, H * W, bias_NTT):
-                done = []
-                for places in parts:
-                    qkv_part = _split(rows[images], places, 3, N, window**2)
-                    grad_part = _split(grads[images], places, 1, N, window**2)[0]
-                    grads_part, grad_logits_PTT = _backward_part(qkv_part, grad_part, next(weights), ctx.scale)
-                    grad_bias += grad_logits_PTT.view(-1, *grad_bias.shape).sum(0, dtype=grad_bias.dtype)
-                    done.append(_join(grads_part, N, len(places)))
-                torch.index_select(_one(done), 1, places_of_tokens, out=grad_qkv[images])
-        return grad_qkv.view(qkv.shape), grad_bias.to(bias_NTT.dtype), None, None, None
+            for part, mask in _parts(V, _windows_at_once(bias_NTT), bias_NTT, grid, shift):
+                qkv_part = _by_head(qkv[part])
+                weights_PTT = _weights(qkv_part[0], qkv_part[1], mask, scale)
+                out[part] = torch.bmm(weights_PTT, qkv_part[2]).view(-1, N, T, D).transpose(1, 2)
+                kept += [qkv_part, weights_PTT]
+        ctx.save_for_backward(bias_NTT, *kept)
+        ctx.scale = scale
+        return out.view(V, T, N * D)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        bias_NTT, *kept = ctx.saved_tensors
+        N, T, _ = bias_NTT.shape
+        grads = grad.unflatten(-1, (1, N, -1))  # (V, T, 1, N, D)
+        V, D = len(grads), grads.shape[-1]
+        grad_qkv = kept[0].new_empty(V, T, 3, N, D)
+        grad_bias = torch.zeros_like(bias_NTT, dtype=torch.promote_types(bias_NTT.dtype, torch.float32))
+        first = 0
+        with torch.autocast(grad.device.type, enabled=False):
+            for qkv_part, weights_PTT in zip(kept[::2], kept[1::2], strict=True):
+                part = slice(first, first + len(weights_PTT) // N)
+                first = part.stop
+                grad_PTD = _by_head(grads[part])[0]
+                grads_part, grad_logits_PTT = _backward_part(qkv_part, grad_PTD, weights_PTT, ctx.scale)
+                grad_bias += grad_logits_PTT.view(-1, N, T, T).sum(0, dtype=grad_bias.dtype)
+                grad_qkv[part] = grads_part.view(3, -1, N, T, D).permute(1, 3, 0, 2, 4)
+        return grad_qkv, grad_bias.to(bias_NTT.dtype), None, None, None
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """Windows (v, T, n, N, D) to (n, P, T, D)."""
+    v, T, n, N, D = x.shape
+    return x.permute(2, 0, 3, 1, 4).reshape(n, v * N, T, D)
 
 
 def _weights(q_PTD: Tensor, k_PTD: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Attention weights (P, T, T) of some windows; mask (k or 1, N, T, T)."""
+    """Attention weights (P, T, T) of some windows; mask (v or 1, N, T, T)."""
+    logits_PTT = q_PTD.new_empty(*q_PTD.shape[:2], k_PTD.shape[1])
+    logits = logits_PTT.view(-1, *mask.shape[1:])  # (v, N, T, T)
     if q_PTD.dtype.itemsize >= 4:
-        mask_PTT = mask.to(q_PTD.dtype).flatten(0, 1)
-        mask_PTT = mask_PTT.expand(len(q_PTD) // len(mask_PTT), *mask_PTT.shape).reshape(-1, *mask_PTT.shape[1:])
-        return torch.baddbmm(mask_PTT, q_PTD, k_PTD.transpose(1, 2), alpha=scale).softmax(-1)
+        logits.copy_(mask)
+        return logits_PTT.baddbmm_(q_PTD, k_PTD.transpose(1, 2), alpha=scale).softmax(-1)
     # As under autocast, products are rounded to the small format, and sums and softmax are not.
-    logits_PTT = torch.baddbmm(q_PTD.new_empty(()), q_PTD, k_PTD.transpose(1, 2), beta=0, alpha=scale)
-    logits = logits_PTT.view(-1, *mask.shape) + mask.float()  # (images or all windows, k or 1, N, T, T)
-    return logits.softmax(-1).to(q_PTD.dtype).view(logits_PTT.shape)
+    logits_PTT.baddbmm_(q_PTD, k_PTD.transpose(1, 2), beta=0, alpha=scale)
+    return (logits + mask.float()).softmax(-1).to(q_PTD.dtype).view(logits_PTT.shape)
 
 
 def _backward_part(qkv_part: Tensor, grad_PTD: Tensor, weights_PTT: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -100,53 +147,35 @@ def _backward_part(qkv_part: Tensor, grad_PTD: Tensor, weights_PTT: Tensor, scal
     return grads, grad_logits_PTT
 
 
-def _split(rows: Tensor, places: Tensor, count: int, heads: int, tokens: int) -> Tensor:
-    """Gather tokens (k*T,) of images (b, H*W, count*N*D) and sort them by window and head: (count, P, T, D)."""
-    x = rows.index_select(1, places).view(-1, tokens, count, heads, rows.shape[-1] // (count * heads))
-    return x.permute(2, 0, 3, 1, 4).reshape(count, -1, tokens, x.shape[-1])
-
-
-def _join(x: Tensor, heads: int, rows: int) -> Tensor:
-    """Undo `_split` but for the gather: (count, P, T, D) to (b, rows = k*T, count*N*D)."""
-    count, _, tokens, dim = x.shape
-    return x.view(count, -1, heads, tokens, dim).permute(1, 3, 0, 2, 4).reshape(-1, rows, count * heads * dim)
-
-
-def _one(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
 def _windows_at_once(bias_NTT: Tensor) -> int:
     return max(1, PART_BYTES // (bias_NTT.numel() * 4))
 
 
-def _groups(batch: int, tokens: int, bias_NTT: Tensor) -> list[slice]:
-    """The images that are worked on at a time: one, or several small ones."""
-    step = max(1, _windows_at_once(bias_NTT) * bias_NTT.shape[-1] // tokens)
-    return [slice(first, first + step) for first in range(0, batch, step)]
-
-
 def _parts(
-    grid: tuple[int, int], bias_NTT: Tensor, window: int, shift: tuple[int, int]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The windows of an image, a few at a time: the places of their tokens (k*T,) and their additive mask (k or 1, N,
-    T, T)."""
-    places_KT, _ = _token_order(*grid, window, shift, bias_NTT.device)
-    step = _windows_at_once(bias_NTT)
-    for first in range(0, len(places_KT), step):
-        part = slice(first, first + step)
-        mask = bias_NTT[None]
-        if any(shift):
-            mask = mask + shift_mask(*grid, window, shift, bias_NTT.device)[part, None]
-        yield places_KT[part].flatten(), mask
+    V: int, step: int, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int]
+) -> Iterator[tuple[slice, Tensor]]:
+    """The windows of all images, at most `step` at a time, and their additive mask (v or 1, N, T, T)."""
+    if not any(shift):
+        for first in range(0, V, step):
+            yield slice(first, min(first + step, V)), bias_NTT[None]
+        return
+    mask_KNTT = bias_NTT + shift_mask(*grid, round(bias_NTT.shape[-1] ** 0.5), shift, bias_NTT.device)[:, None]
+    K = len(mask_KNTT)
+    if step >= K:  # some whole images
+        mask_KNTT = mask_KNTT.repeat(min(step, V) // K, 1, 1, 1)
+        step = K = len(mask_KNTT)
+    for image in range(0, V, K):
+        for first in range(image, min(image + K, V), step):
+            last = min(first + step, image + K, V)
+            yield slice(first, last), mask_KNTT[first - image : last - image]
 
 
 @lru_cache(maxsize=64)
 def _token_order(
-    height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
+    images: int, height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The place in the image of each token of each window (K, T), and the place in the windows of each token (H*W,)."""
+    """The place in the images of each token of each window (V*T,), and the place in the windows of each token."""
     with torch.inference_mode(False):
-        places = torch.arange(height * width, device=device).view(1, height, width)
-        places_KT = partition(places.roll((-shift[0], -shift[1]), dims=(1, 2)), window)[0]
-        return places_KT, places_KT.flatten().argsort()
+        places = torch.arange(images * height * width, device=device).view(images, height, width)
+        places = partition(places.roll((-shift[0], -shift[1]), dims=(1, 2)), window).flatten()
+        return places, places.argsort()

@@ -1,7 +1,8 @@
 """The parts of a Swin Transformer: patch embedding, window attention, MLP, block, patch merging, stage.
 
-Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, N heads, D head dim. Tokens stay in
-image order, (B, H, W, C), throughout. Module and parameter names, and their order, are those of the official weights.
+Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, V windows of all images, N heads, D head
+dim. Tokens stay in image order, (B, H, W, C), but inside the attention on CPUs. Module and parameter names, and their
+order, are those of the official weights.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from swin.kernels import check_backend, window_attention
+from swin.kernels import (
+    attend_windows,
+    check_backend,
+    choose_backend,
+    sort_by_image,
+    sort_by_window,
+    window_attention,
+)
 from swin.kernels.windows import relative_position_index
 
 # Tokens of a stage that inference on a CPU works on at a time.
@@ -71,7 +79,7 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift_size = shift_size
-        self.scale = qk_scale
+        self.scale = (width // num_heads) ** -0.5 if qk_scale is None else qk_scale
         self.backend = check_backend(backend)
         if relative_bias:
             self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
@@ -96,16 +104,19 @@ class WindowAttention(nn.Module):
         _, H, W, _ = x.shape
         x = pad_to_multiple(x, self.window_size)
         shift = tuple(0 if size <= self.window_size else self.shift_size for size in x.shape[1:3])
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, H', W', 3, N, D)
-        x = window_attention(
-            qkv,
-            self.relative_position_bias(),
-            self.window_size,
-            (shift[0], shift[1]),
-            scale=self.scale,
-            backend=self.backend,
-        )
+        x = self._attend(x, (shift[0], shift[1]))
         return self.drop(self.proj(x[:, :H, :W]))
+
+    def _attend(self, x: Tensor, shift: tuple[int, int]) -> Tensor:
+        """Queries, keys, values and attention of a grid of whole windows: (B, H, W, C) to (B, H, W, N*D)."""
+        M, N, grid = self.window_size, self.num_heads, (x.shape[1], x.shape[2])
+        backend = choose_backend(x.device) if self.backend == "auto" else self.backend
+        bias_NTT = self.relative_position_bias()
+        if backend == "cpu":  # sorts tokens by window: before the projection there are fewer channels to sort
+            qkv = self.qkv(sort_by_window(x, M, shift)).unflatten(-1, (3, N, -1))  # (V, T, 3, N, D)
+            return sort_by_image(attend_windows(qkv, bias_NTT, grid, shift, self.scale), grid, M, shift)
+        qkv = self.qkv(x).unflatten(-1, (3, N, -1))  # (B, H, W, 3, N, D)
+        return window_attention(qkv, bias_NTT, M, shift, scale=self.scale, backend=backend)
 
 
 class Mlp(nn.Module):

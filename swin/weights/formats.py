@@ -18,6 +18,8 @@ FORMATS = ("official", "timm", "torchvision", "mmpretrain")
 # Buffers that programs save although they follow from the configuration.
 DERIVED_BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 
+_OFFICIAL_MASKED = -100.0  # what official files hold in place of `swin.kernels.windows.MASKED`
+
 
 class _Part(NamedTuple):
     """How the names of one part of the model begin. `#` is a stage: i natively, `scale * i + offset` there."""
@@ -193,5 +195,5 @@ def _buffers(
         grid = (height // stride, width // stride)
         if min(grid) > window:  # otherwise the official model does not shift
             mask = make_shift_mask(*grid, window, (window // 2, window // 2), torch.device("cpu"))
-            buffers[f"{match[1].removesuffix('.attn')}.attn_mask"] = mask
+            buffers[f"{match[1].removesuffix('.attn')}.attn_mask"] = mask.clamp(min=_OFFICIAL_MASKED)
     return buffers

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from swin import SwinTransformer
-from swin.kernels import choose_backend, window_attention
+from swin.kernels import window_attention
 from tests.numerics.test_window_attention import GRIDS, reference
 
 pytest.importorskip("triton")
@@ -126,10 +126,3 @@ def test_a_model_has_the_same_gradients_as_with_the_reference(where):
         gradients.append([parameter.grad for parameter in model.parameters()])
     for ours, theirs in zip(*gradients, strict=True):
         assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max() + 1e-7
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(IS_INTERPRETED, reason="interpreted")
-def test_auto_is_triton_on_a_gpu():
-    assert choose_backend(*make_inputs(7, 7, 7, torch.bfloat16)) == "triton"
-    assert choose_backend(*make_inputs(7, 7, 7, torch.float32, head_dim=128)) == "sdpa"

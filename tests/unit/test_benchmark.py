@@ -11,6 +11,8 @@ from swin.models import SwinTransformer
 from tools import benchmark
 from tools.benchmark_model import (
     Floor,
+    ProcessAction,
+    Timing,
     activation_bytes,
     interleave,
     largest_batch,
@@ -40,7 +42,43 @@ def test_the_contestants_take_turns_and_the_warm_up_is_not_counted():
         device=torch.device("cpu"),
     )
     assert order == list("ababab")
-    assert timings["a"].lowest <= timings["a"].median <= timings["a"].highest
+    assert timings["a"].fields()["lowest"] <= timings["a"].median <= timings["a"].fields()["highest"]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    # The second round was slow for both.
+    assert Timing((10.0, 2.0, 12.0)).ratio(Timing((5.0, 1.0, 4.0))) == 2.0
+
+
+def test_a_contestant_in_its_own_process_works_on_a_copy_and_reports_its_memory():
+    model = SwinTransformer(**SMALL)
+    action = ProcessAction(
+        model,
+        torch.randn(1, 3, 56, 56),
+        torch.tensor([0]),
+        FP32,
+        train=True,
+        compile_mode="off",
+        keep_memory=True,
+    )
+    action()
+    assert action.peak_bytes() > 50 * 2**20
+    assert model.head.weight.grad is None
+    action.close()
+
+
+def test_a_contestant_whose_process_fails_says_so():
+    action = ProcessAction(
+        SwinTransformer(**SMALL),
+        torch.randn(1, 4, 56, 56),
+        torch.tensor([0]),
+        FP32,
+        train=False,
+        compile_mode="off",
+        keep_memory=False,
+    )
+    with pytest.raises(RuntimeError, match="process ended with status 1"):
+        action()
 
 
 def test_the_floor_is_every_linear_layer_and_gives_each_a_gradient():
