@@ -84,10 +84,10 @@ class FolderImages:
 
 
 class ArrayImages:
-    """Grey images in memory.
+    """Grey or RGB images in memory.
 
     Args:
-        images_NHW: uint8.
+        images_NHW: uint8, (N, H, W) or (N, H, W, 3).
         labels: int64 (N,).
         names: One a picture.
     """

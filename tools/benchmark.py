@@ -2,7 +2,7 @@
 
     python -m tools.benchmark model --against timm,torchvision     inference
     python -m tools.benchmark train --against timm,torchvision     forward and backward
-    python -m tools.benchmark loop                                 the training loop against the bare step
+    python -m tools.benchmark loop                                 the training loop and its loader against a bare step
     python -m tools.benchmark data --data-path FOLDER              decoding and augmentation
 
 Contestants take turns, after a warm-up; figures are medians over the rounds, with the lowest and the highest.
@@ -11,16 +11,23 @@ Contestants take turns, after a warm-up; figures are medians over the rounds, wi
 import argparse
 import itertools
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.datasets import ArrayImages
+from data.loaders import Batch, TrainLoader
+from data.prepare import Prepare
 from swin.distributed import Distributed, keep_freed_memory
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
@@ -29,6 +36,7 @@ from swin.errors import ConfigError, SwinError
 from swin.losses import make_loss
 from swin.models import SwinTransformer, create_model
 from swin.optim import make_optimizer
+from swin.preprocess import Normalise, to_pixels
 from tools import benchmark_model as bench
 
 Result = dict[str, Any]
@@ -139,12 +147,15 @@ def run_scaling(args: argparse.Namespace, device: torch.device, precision: Preci
 
 
 def run_loop(args: argparse.Namespace, device: torch.device, precision: Precision) -> Result:
-    """The training loop's update, on a batch that is at hand, against a bare update written out."""
+    """The training loop's update against a bare update written out: on a batch that is at hand, and on what the loader
+    makes of images in memory."""
     ours = _model(args, device)
     images, labels = _batch(args, ours, device)
     state = TrainState(ours, _optimizer(ours), precision.make_scaler(), None)
     dist = Distributed(0, 1, 0, device)
     setup = StepSetup(ours, make_loss(smoothing=0.1), lambda *_: (images, labels), precision, dist, 5.0, seed=0)
+    loaded_setup = replace(setup, prepare=Prepare(Normalise([0.5] * 3, [0.5] * 3)))
+    loaded = _loaded_batches(args, ours, device)
     count = len(images)
     batch = SimpleNamespace(num_valid=count, update_size=count, last_of_update=True, position=0)
     totals = StepTotals(device)
@@ -162,12 +173,34 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
     actions: dict[str, Callable[[], object]] = {
         "bare": bare,
         "loop": lambda: train_step(setup, state, itertools.repeat(batch), 1e-5, totals),
+        "loader": lambda: train_step(loaded_setup, state, loaded, 1e-5, totals),
     }
     timings = bench.interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
-    share = timings["loop"].ratio(timings["bare"])
-    print(f"{precision.name}: loop {_show(timings['loop'].fields())}, bare step {_show(timings['bare'].fields())}")
-    print(f"  the loop keeps {share:.1%} of the bare step's speed")
-    return {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}, "share": share}
+    shares = {name: timings[name].ratio(timings["bare"]) for name in ("loop", "loader")}
+    print(f"{precision.name}: " + ", ".join(f"{name} {_show(timing.fields())}" for name, timing in timings.items()))
+    print("  of the bare step's speed the loop keeps {loop:.1%}, with the loader {loader:.1%}".format(**shares))
+    return {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}, "share": shares}
+
+
+def _loaded_batches(args: argparse.Namespace, model: SwinTransformer, device: torch.device) -> Iterator[Batch]:
+    """Batches without end from a loader of images in memory, whose workers only copy them."""
+    count = 16 * args.batch_size
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (count, *model.img_size, 3), dtype=np.uint8)
+    source = ArrayImages(images_NHWC, np.arange(count) % model.num_classes, map(str, range(count)))
+    loader = TrainLoader(
+        source,
+        transform=_as_it_is,
+        seed=0,
+        batch_size=args.batch_size,
+        num_workers=min(8, os.cpu_count() or 1) if device.type == "cuda" else 0,
+        pin_memory=device.type == "cuda",
+    )
+    return itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
+
+
+def _as_it_is(content: bytes | Image.Image, name: str) -> tuple[Tensor, tuple[()]]:
+    assert isinstance(content, Image.Image), name
+    return to_pixels(content), ()
 
 
 def _run_data(args: argparse.Namespace) -> Result:
