@@ -33,15 +33,15 @@ def cpu_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tupl
 def sort_by_window(x: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
     """Tokens in image order (B, H, W, C) to shifted windows (V, T, C), by one copy."""
     B, H, W, C = x.shape
-    places, back = _token_order(B, H, W, window, shift, x.device)
-    return _Sort.apply(x.reshape(B * H * W, C), places, back).view(-1, window**2, C)
+    order = _token_order(B, (H, W), window, shift, x.device)
+    return _Sort.apply(x.reshape(B * H * W, C), *order).view(-1, window**2, C)
 
 
 def sort_by_image(x_VTC: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
     """Undo `sort_by_window`: (V, T, C) to (B, H, W, C)."""
     V, T, C = x_VTC.shape
     B = V * T // (grid[0] * grid[1])
-    places, back = _token_order(B, *grid, window, shift, x_VTC.device)
+    places, back = _token_order(B, grid, window, shift, x_VTC.device)
     return _Sort.apply(x_VTC.reshape(V * T, C), back, places).view(B, *grid, C)
 
 
@@ -170,12 +170,20 @@ def _parts(
             yield slice(first, last), mask_KNTT[first - image : last - image]
 
 
-@lru_cache(maxsize=64)
 def _token_order(
-    images: int, height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
+    images: int, grid: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The place in the images of each token of each window (V*T,), and the place in the windows of each token."""
+    places, back = _image_order(*grid, window, shift, device)
+    first_B1 = torch.arange(images, device=device)[:, None] * len(places)
+    return (first_B1 + places).flatten(), (first_B1 + back).flatten()
+
+
+@lru_cache(maxsize=64)
+def _image_order(
+    height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
-        places = torch.arange(images * height * width, device=device).view(images, height, width)
+        places = torch.arange(height * width, device=device).view(1, height, width)
         places = partition(places.roll((-shift[0], -shift[1]), dims=(1, 2)), window).flatten()
         return places, places.argsort()

@@ -78,9 +78,12 @@ def test_bfloat16_stays_within_its_rounding(backend):
     qkv, bias = make_inputs(14, 14, 7, torch.bfloat16)
     exact = reference(qkv.detach().double(), bias.detach().double(), 7, (3, 3))
     out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
-    assert out.dtype == torch.bfloat16
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        inferred = window_attention(qkv, bias.float(), 7, (3, 3), backend=backend)
+    assert out.dtype == inferred.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: 0.4% of a logit of about 10 changes a weight by 4%, and outputs are at most about 3.
     assert (out.double() - exact).abs().max() < 0.15
+    assert (inferred.double() - exact).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -90,6 +93,16 @@ def test_inference_equals_the_definition(backend, height, width, window, shift):
     with torch.inference_mode():
         out = window_attention(qkv, bias, window, shift, backend=backend)
         torch.testing.assert_close(out, reference(qkv, bias, window, shift), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_results_are_equal_bit_for_bit_from_run_to_run(backend):
+    runs = []
+    for _ in range(2):
+        qkv, bias = make_inputs(28, 28, 7, torch.float32)
+        out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
+        runs.append((out, *torch.autograd.grad(out.square().sum(), (qkv, bias))))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
