@@ -95,9 +95,8 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
     models: dict[str, nn.Module] = {"ours": ours}
     for name in filter(None, args.against.split(",")):
         models[name] = bench.make_contestant(name, ours).to(device)
-    models["floor"] = bench.Floor(ours, images, precision.dtype)
     actions: dict[str, bench.Action] = {}
-    for name, model in models.items():
+    for name, model in {**models, "floor": bench.Floor(ours, images, precision.dtype)}.items():
         if device.type == "cpu":
             keep_memory = args.same_allocator or name in ("ours", "floor")
             actions[name] = bench.ProcessAction(
@@ -116,7 +115,6 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
     result: Result = {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}}
     result["share_of_floor"] = timings["ours"].ratio(timings["floor"])
     result["peak_bytes"] = {name: _peak_bytes(action, device) for name, action in actions.items()}
-    del models["floor"]
     peers = [name for name in models if name != "ours"]
     if peers:
         best = max(peers, key=lambda name: timings[name].median)

@@ -8,7 +8,6 @@ import io
 import multiprocessing
 import os
 import random
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from data.transforms import make_train_transform
 from swin.distributed import keep_freed_memory
 from swin.errors import DataError
 from swin.preprocess import IMAGE_EXTENSIONS, read_file
+from tools.benchmark_model import Timing
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _POLICY = "rand-m9-mstd0.5-inc1"
@@ -64,7 +64,6 @@ def run_data(
         "ours_packed": (_make_ours, packed),
     }
     speeds = _alternate(contestants, img_size, rounds)
-    base = speeds["timm_raw"]
     workers: dict[int, list[float]] = {1: [], 2: []}
     alone: list[float] = []  # the transform by itself, by the same clock as the loaders
     # An epoch lasts some seconds, of which the first batches, when workers have nothing ready yet, are a small part.
@@ -74,23 +73,20 @@ def run_data(
     transform = _make_ours(img_size)
     for epoch in range(1 + rounds):
         if epoch:
-            alone.append(_measure_transform(transform, raw))
+            alone.append(_measure_transform(transform, raw, time.perf_counter))
         for count, loader in loaders.items():
             speed = _measure_loader(loader, epoch)
             if epoch:  # the first one starts the workers
                 workers[count].append(speed)
     speeds |= {"transform_alone": alone, **{f"loader_{count}_workers": found for count, found in workers.items()}}
+    timings = {name: Timing(tuple(found)) for name, found in speeds.items()}
+    two_workers = timings["loader_2_workers"]
     return {
-        "images_per_sec": {name: statistics.median(found) for name, found in speeds.items()},
-        "spread": {name: (min(found), max(found)) for name, found in speeds.items()},
-        "ratio": {
-            name: statistics.median(ours / theirs for ours, theirs in zip(speeds[name], base, strict=True))
-            for name in contestants
-        },
-        "loader_share": statistics.median(two / (2 * one) for one, two in zip(workers[1], workers[2], strict=True)),
-        "loader_share_of_transform": statistics.median(
-            two / (2 * one) for one, two in zip(alone, workers[2], strict=True)
-        ),
+        "images_per_sec": {name: timing.median for name, timing in timings.items()},
+        "spread": {name: (min(timing.speeds), max(timing.speeds)) for name, timing in timings.items()},
+        "ratio": {name: timings[name].ratio(timings["timm_raw"]) for name in contestants},
+        "loader_share": two_workers.ratio(timings["loader_1_workers"]) / 2,
+        "loader_share_of_transform": two_workers.ratio(timings["transform_alone"]) / 2,
         "num_images": len(paths),
         "rounds": rounds,
     }
@@ -162,10 +158,8 @@ def _contend(pipe: Any, make: Callable[[int], Transform], contents: Sequence[byt
         random.seed(number)
         np.random.seed(number)
         torch.manual_seed(number)
-        begin = time.process_time()  # not the clock on the wall: other programs may have the core for a while
-        for content in contents:
-            transform(content)
-        pipe.send(len(contents) / (time.process_time() - begin))
+        # Not the clock on the wall: other programs may have the core for a while.
+        pipe.send(_measure_transform(transform, contents, time.process_time))
 
 
 def _make_loader(source: FolderImages, img_size: int, num_workers: int) -> TrainLoader:
@@ -178,12 +172,12 @@ def _make_loader(source: FolderImages, img_size: int, num_workers: int) -> Train
     )
 
 
-def _measure_transform(transform: Transform, contents: Sequence[bytes]) -> float:
-    """Images per second of the transform in this process, by the clock."""
-    begin = time.perf_counter()
+def _measure_transform(transform: Transform, contents: Sequence[bytes], clock: Callable[[], float]) -> float:
+    """Images per second of the transform in this process."""
+    begin = clock()
     for content in contents:
         transform(content)
-    return len(contents) / (time.perf_counter() - begin)
+    return len(contents) / (clock() - begin)
 
 
 def _measure_loader(loader: TrainLoader, epoch: int) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from swin.kernels.windows import partition, shift_mask
+from swin.kernels.windows import combined_bias, partition
 
 # Bytes of the float32 logits that are worked on at a time: about what a core's second-level cache holds.
 PART_BYTES = 2**20
@@ -159,7 +159,7 @@ def _parts(
         for first in range(0, V, step):
             yield slice(first, min(first + step, V)), bias_NTT[None]
         return
-    mask_KNTT = bias_NTT + shift_mask(*grid, round(bias_NTT.shape[-1] ** 0.5), shift, bias_NTT.device)[:, None]
+    mask_KNTT = combined_bias(bias_NTT, grid, round(bias_NTT.shape[-1] ** 0.5), shift)
     K = len(mask_KNTT)
     if step >= K:  # some whole images
         mask_KNTT = mask_KNTT.repeat(min(step, V) // K, 1, 1, 1)

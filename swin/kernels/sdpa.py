@@ -3,11 +3,10 @@
 Legend: B images, H W grid, M window side, T = M*M tokens a window, K windows an image, N heads, D head dim.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin.kernels.windows import partition, reverse, shift_mask
+from swin.kernels.windows import combined_bias, partition, reverse
 
 
 def sdpa_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
@@ -27,11 +26,3 @@ def sdpa_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tup
     if any(shift):
         out = out.roll(shift, dims=(1, 2))
     return out
-
-
-def combined_bias(bias_NTT: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
-    """Bias plus shift mask: (N, T, T) without a shift, else (K, N, T, T)."""
-    if not any(shift):
-        return bias_NTT
-    mask_KTT = shift_mask(*grid, window, shift, bias_NTT.device).to(bias_NTT.dtype)
-    return torch.add(bias_NTT, mask_KTT[:, None])

@@ -83,3 +83,11 @@ def relative_position_index(window: int) -> Tensor:
     delta_row_TT = row_T[:, None] - row_T[None, :] + window - 1
     delta_column_TT = column_T[:, None] - column_T[None, :] + window - 1
     return delta_row_TT * (2 * window - 1) + delta_column_TT
+
+
+def combined_bias(bias_NTT: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
+    """Bias plus shift mask: (N, T, T) without a shift, else (K, N, T, T)."""
+    if not any(shift):
+        return bias_NTT
+    mask_KTT = shift_mask(*grid, window, shift, bias_NTT.device).to(bias_NTT.dtype)
+    return torch.add(bias_NTT, mask_KTT[:, None])

@@ -50,17 +50,14 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios():
     assert Timing((10.0, 2.0, 12.0)).ratio(Timing((5.0, 1.0, 4.0))) == 2.0
 
 
+def start_process(model: nn.Module, *, channels: int, train: bool) -> ProcessAction:
+    images, labels = torch.randn(1, channels, 56, 56), torch.tensor([0])
+    return ProcessAction(model, images, labels, FP32, train=train, compile_mode="off", keep_memory=train)
+
+
 def test_a_contestant_in_its_own_process_works_on_a_copy_and_reports_its_memory():
     model = SwinTransformer(**SMALL)
-    action = ProcessAction(
-        model,
-        torch.randn(1, 3, 56, 56),
-        torch.tensor([0]),
-        FP32,
-        train=True,
-        compile_mode="off",
-        keep_memory=True,
-    )
+    action = start_process(model, channels=3, train=True)
     action()
     assert action.peak_bytes() > 50 * 2**20
     assert model.head.weight.grad is None
@@ -68,15 +65,7 @@ def test_a_contestant_in_its_own_process_works_on_a_copy_and_reports_its_memory(
 
 
 def test_a_contestant_whose_process_fails_says_so():
-    action = ProcessAction(
-        SwinTransformer(**SMALL),
-        torch.randn(1, 4, 56, 56),
-        torch.tensor([0]),
-        FP32,
-        train=False,
-        compile_mode="off",
-        keep_memory=False,
-    )
+    action = start_process(SwinTransformer(**SMALL), channels=4, train=False)
     with pytest.raises(RuntimeError, match="process ended with status 1"):
         action()
 
