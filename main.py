@@ -18,6 +18,7 @@ from swin.engine.build import (
     build_precision,
     build_setup,
     build_state,
+    compile_model,
     describe_frozen,
     describe_model,
     describe_plan,
@@ -82,7 +83,7 @@ def run(
     precision = build_precision(cfg, dist)
     torch.manual_seed(cfg.SEED)
     if cfg.THROUGHPUT_MODE:
-        run_throughput(cfg, dist, records, precision)
+        run_throughput(cfg, dist, records, run_dir, precision)
     elif cfg.EVAL_MODE:
         run_evaluation(cfg, dist, records, run_dir, precision)
     else:
@@ -97,12 +98,17 @@ def make_model(cfg: Config, dist: Distributed, records: Records, classes: Sequen
     return model.to(dist.device)
 
 
-def run_throughput(cfg: Config, dist: Distributed, records: Records, precision: Precision) -> None:
+def run_throughput(cfg: Config, dist: Distributed, records: Records, run_dir: Path, precision: Precision) -> None:
     """Time inference on random images of the config's size and batch."""
     model = make_model(cfg, dist, records, None)
     images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=dist.device)
-    speed = measure_throughput(model, images, precision)
-    records.info(f"batch_size {len(images)} throughput {speed:.1f} images/s ({precision.name} on {dist.device})")
+    compile_model(model, cfg.TRAIN.COMPILE, dist.device)
+    result = measure_throughput(model, images, precision)
+    records.info(f"batch_size {len(images)} {result} ({precision.name} on {dist.device})")
+    if dist.is_main:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        setting = {"batch_size": len(images), "precision": precision.name, "device": str(dist.device)}
+        (run_dir / "throughput.json").write_text(json.dumps({**setting, **result.fields()}, indent=2) + "\n")
 
 
 def run_evaluation(cfg: Config, dist: Distributed, records: Records, run_dir: Path, precision: Precision) -> None:

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +32,7 @@ from swin.distributed import Distributed, keep_freed_memory
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepSetup, StepTotals, train_step
+from swin.engine.throughput import Action, Floor, Timing, interleave, peak_bytes
 from swin.errors import ConfigError, SwinError
 from swin.losses import make_loss
 from swin.models import SwinTransformer, create_model
@@ -95,8 +96,8 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
     models: dict[str, nn.Module] = {"ours": ours}
     for name in filter(None, args.against.split(",")):
         models[name] = bench.make_contestant(name, ours).to(device)
-    actions: dict[str, bench.Action] = {}
-    for name, model in {**models, "floor": bench.Floor(ours, images, precision.dtype)}.items():
+    actions: dict[str, Action] = {}
+    for name, model in {**models, "floor": Floor(ours, images, precision.dtype)}.items():
         if device.type == "cpu":
             keep_memory = args.same_allocator or name in ("ours", "floor")
             actions[name] = bench.ProcessAction(
@@ -111,7 +112,7 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
         else:
             model = bench.compiled(model, args.compile)
             actions[name] = bench.make_action(model, images, labels, precision, train=train)
-    timings = bench.interleave(actions, len(images), rounds=args.rounds, warmup=args.warmup, device=device)
+    timings = interleave(actions, len(images), rounds=args.rounds, warmup=args.warmup, device=device)
     result: Result = {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}}
     result["share_of_floor"] = timings["ours"].ratio(timings["floor"])
     result["peak_bytes"] = {name: _peak_bytes(action, device) for name, action in actions.items()}
@@ -123,7 +124,7 @@ def run_model(args: argparse.Namespace, device: torch.device, precision: Precisi
         result["activation_bytes_per_image"] = _memory(models, images, precision)
         if device.type == "cuda":
             result["largest_batch"] = _largest_batches(args, device, precision)
-    _print_model(args, precision, result)
+    _print_model(args, precision, timings, result)
     return result
 
 
@@ -132,10 +133,10 @@ def run_scaling(args: argparse.Namespace, device: torch.device, precision: Preci
     ours = _model(args, device)
     sizes = (224, 320, 448, 640, 896)
     batches = {size: torch.randn(1, 3, size, size, device=device) for size in sizes}
-    actions: dict[str, bench.Action] = {}
+    actions: dict[str, Action] = {}
     for size, images in batches.items():
         actions[str(size)] = bench.make_action(ours, images, images, precision, train=False)
-    timings = bench.interleave(actions, 1, rounds=args.rounds, warmup=args.warmup, device=device)
+    timings = interleave(actions, 1, rounds=args.rounds, warmup=args.warmup, device=device)
     seconds = [1 / timings[str(size)].median for size in sizes]
     exponent = bench.scaling_exponent([size * size for size in sizes], seconds)
     for size, value in zip(sizes, seconds, strict=True):
@@ -168,14 +169,14 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
         bare_optimizer.step()
         bare_optimizer.zero_grad(set_to_none=True)
 
-    actions: dict[str, Callable[[], object]] = {
+    actions: dict[str, Action] = {
         "bare": bare,
         "loop": lambda: train_step(setup, state, itertools.repeat(batch), 1e-5, totals),
         "loader": lambda: train_step(loaded_setup, state, loaded, 1e-5, totals),
     }
-    timings = bench.interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
+    timings = interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
     shares = {name: timings[name].ratio(timings["bare"]) for name in ("loop", "loader")}
-    print(f"{precision.name}: " + ", ".join(f"{name} {_show(timing.fields())}" for name, timing in timings.items()))
+    print(f"{precision.name}: " + ", ".join(f"{name} {timing}" for name, timing in timings.items()))
     print("  of the bare step's speed the loop keeps {loop:.1%}, with the loader {loader:.1%}".format(**shares))
     return {"images_per_sec": {name: timing.fields() for name, timing in timings.items()}, "share": shares}
 
@@ -211,13 +212,15 @@ def _run_data(args: argparse.Namespace) -> Result:
     return result
 
 
-def _peak_bytes(action: bench.Action, device: torch.device) -> int:
+def _peak_bytes(action: Action, device: torch.device) -> int:
     """Greatest memory in use, of the process on a CPU, and ends that."""
-    if not isinstance(action, bench.ProcessAction):
-        return bench.peak_bytes(action, device)
-    peak = action.peak_bytes()
-    action.close()
-    return peak
+    if isinstance(action, bench.ProcessAction):
+        peak = action.peak_bytes()
+        action.close()
+        return peak
+    torch.cuda.reset_peak_memory_stats(device)
+    action()
+    return peak_bytes(device)
 
 
 def _memory(models: dict[str, nn.Module], images: Tensor, precision: Precision) -> dict[str, int]:
@@ -255,22 +258,16 @@ def _largest_batches(args: argparse.Namespace, device: torch.device, precision: 
     return found
 
 
-def _print_model(args: argparse.Namespace, precision: Precision, result: Result) -> None:
+def _print_model(args: argparse.Namespace, precision: Precision, timings: dict[str, Timing], result: Result) -> None:
     print(f"{args.variant}, {args.what}, {precision.name}, batch {args.batch_size}, compile {args.compile}: images/s")
-    for name, speed in result["images_per_sec"].items():
-        peak = result.get("peak_bytes", {}).get(name)
-        memory = f", peak {peak / 2**20:.0f} MiB" if peak else ""
-        print(f"  {name}: {_show(speed)}{memory}")
+    for name, timing in timings.items():
+        print(f"  {name}: {timing}, peak {result['peak_bytes'][name] / 2**20:.0f} MiB")
     ratio = result.get("ratio_to_best_peer")
     print(f"  {result['share_of_floor']:.0%} of the floor" + (f", {ratio:.2f} x the best peer" if ratio else ""))
     for name, size in result.get("activation_bytes_per_image", {}).items():
         print(f"  {name}: {size / 2**20:.1f} MiB of activations an image")
     for name, batch in result.get("largest_batch", {}).items():
         print(f"  {name}: largest batch {batch}")
-
-
-def _show(speed: dict[str, float]) -> str:
-    return f"{speed['median']:.1f} ({speed['lowest']:.1f} to {speed['highest']:.1f})"
 
 
 def _model(args: argparse.Namespace, device: torch.device) -> SwinTransformer:

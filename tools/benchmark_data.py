@@ -21,9 +21,9 @@ from data.datasets import FolderImages
 from data.loaders import TrainLoader
 from data.transforms import make_train_transform
 from swin.distributed import keep_freed_memory
+from swin.engine.throughput import Timing
 from swin.errors import DataError
 from swin.preprocess import IMAGE_EXTENSIONS, read_file
-from tools.benchmark_model import Timing
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _POLICY = "rand-m9-mstd0.5-inc1"

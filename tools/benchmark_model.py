@@ -1,21 +1,14 @@
-"""Contestants of the model benchmark, and how they are timed: interleaved, warmed up, medians with their spread.
+"""Contestants of the model benchmark; `swin.engine.throughput` times them.
 
 On a CPU each has a process of its own, so that neither the allocator nor the caches of one serve another.
-
-The floor is the time of the model's linear layers alone, on inputs of the right shapes: what is left when everything
-between the matrix products costs nothing.
 """
 
 import gc
 import multiprocessing
 import pickle
-import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,7 +20,7 @@ from torch.nn import functional as F
 
 from swin.distributed import keep_freed_memory
 from swin.engine.precision import Precision
-from swin.engine.throughput import synchronize
+from swin.engine.throughput import Action, Floor, peak_bytes
 from swin.errors import ConfigError
 from swin.models import SwinTransformer
 from swin.weights.formats import from_native
@@ -35,43 +28,6 @@ from swin.weights.shapes import model_arguments
 from tools.convert_weights import make_peer
 
 PEERS = ("timm", "torchvision")
-Action = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Images per second in each round."""
-
-    speeds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Of the rounds."""
-        return statistics.median(self.speeds)
-
-    def fields(self) -> dict[str, float]:
-        """For JSON."""
-        return {"median": self.median, "lowest": min(self.speeds), "highest": max(self.speeds)}
-
-    def ratio(self, other: "Timing") -> float:
-        """Median of the rounds' ratios to another: a machine that is slow for a while is so for both."""
-        return statistics.median(ours / theirs for ours, theirs in zip(self.speeds, other.speeds, strict=True))
-
-
-def interleave(
-    actions: Mapping[str, Action], images: int, *, rounds: int, warmup: int, device: torch.device
-) -> dict[str, Timing]:
-    """Time each action in turn, round after round; each handles `images` images."""
-    speeds: dict[str, list[float]] = {name: [] for name in actions}
-    for index in range(warmup + rounds):
-        for name, action in actions.items():
-            synchronize(device)
-            begin = time.perf_counter()
-            action()
-            synchronize(device)
-            if index >= warmup:
-                speeds[name].append(images / (time.perf_counter() - begin))
-    return {name: Timing(tuple(values)) for name, values in speeds.items()}
 
 
 def make_contestant(name: str, ours: SwinTransformer) -> nn.Module:
@@ -87,35 +43,6 @@ def make_contestant(name: str, ours: SwinTransformer) -> nn.Module:
     assert model is not None
     model.load_state_dict(from_native(weights, name, img_size=ours.img_size))
     return model
-
-
-class Floor(nn.Module):
-    """The linear layers and the patch embedding of a model, each on random numbers of its input's shape."""
-
-    def __init__(self, model: SwinTransformer, images: Tensor, dtype: torch.dtype | None) -> None:
-        super().__init__()
-        shapes: dict[nn.Module, torch.Size] = {}
-        layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-        hooks = [
-            layer.register_forward_pre_hook(lambda module, inputs: shapes.update({module: inputs[0].shape}))
-            for layer in layers
-        ]
-        with torch.enable_grad():  # inference on a CPU takes the batch in parts
-            model(images)
-        for hook in hooks:
-            hook.remove()
-        self.layers = nn.ModuleList(layers)
-        self.inputs = [torch.randn(shapes[layer], device=images.device, dtype=dtype) for layer in layers]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The last layer's output; while gradients are on, each layer is also differentiated, one after another."""
-        output = images
-        for layer, saved in zip(self.layers, self.inputs, strict=True):
-            needs_grad = torch.is_grad_enabled() and isinstance(layer, nn.Linear)
-            output = layer(saved.detach().requires_grad_(needs_grad))
-            if torch.is_grad_enabled():
-                output.backward(output.detach())
-        return output
 
 
 def make_action(model: nn.Module, images: Tensor, labels: Tensor, precision: Precision, *, train: bool) -> Action:
@@ -204,7 +131,7 @@ def _serve(pipe: Connection, threads: int, keep_memory: bool) -> None:
             return
         if what == "run":
             action()
-        pipe.send(process_peak_bytes())
+        pipe.send(peak_bytes(torch.device("cpu")))
 
 
 def activation_bytes(model: nn.Module, images: Tensor, precision: Precision) -> int:
@@ -225,21 +152,6 @@ def activation_bytes(model: nn.Module, images: Tensor, precision: Precision) -> 
         output = model(images)
     del output
     return sum(storages.values()) // len(images)
-
-
-def peak_bytes(action: Action, device: torch.device) -> int:
-    """Greatest CUDA memory in use during the action."""
-    torch.cuda.reset_peak_memory_stats(device)
-    action()
-    return torch.cuda.max_memory_allocated(device)
-
-
-def process_peak_bytes() -> int:
-    """Greatest resident memory of the process so far."""
-    if sys.platform == "linux":  # whose ru_maxrss begins with the parent's
-        with open("/proc/self/status", encoding="utf-8") as lines:
-            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def largest_batch(step: Callable[[int], object], *, limit: int = 4096) -> int:

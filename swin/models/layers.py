@@ -119,13 +119,26 @@ class WindowAttention(nn.Module):
         return window_attention(qkv, bias_NTT, M, shift, scale=self.scale, backend=backend)
 
 
+class Gelu(nn.GELU):
+    """GELU, in place where no gradients are recorded.
+
+    As with torch's in-place ReLU, whoever keeps the output of the layer before, by a hook, then finds it overwritten.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of x (...), to the same shape."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x)
+        return torch.ops.aten.gelu_(x, approximate=self.approximate)
+
+
 class Mlp(nn.Module):
     """Two linear layers with GELU between them, for each token."""
 
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
+        self.act = Gelu()
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 

@@ -9,16 +9,7 @@ from torch import nn
 from swin.engine.precision import Precision
 from swin.models import SwinTransformer
 from tools import benchmark
-from tools.benchmark_model import (
-    Floor,
-    ProcessAction,
-    Timing,
-    activation_bytes,
-    interleave,
-    largest_batch,
-    make_contestant,
-    scaling_exponent,
-)
+from tools.benchmark_model import ProcessAction, activation_bytes, largest_batch, make_contestant, scaling_exponent
 
 SMALL = {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 5}
 FP32 = Precision("cpu", None)
@@ -30,24 +21,6 @@ def test_a_contestant_computes_the_same_function(peer):
     images = torch.randn(1, 3, 56, 56)
     with torch.inference_mode():
         torch.testing.assert_close(make_contestant(peer, ours).eval()(images), ours(images), rtol=1e-4, atol=1e-5)
-
-
-def test_the_contestants_take_turns_and_the_warm_up_is_not_counted():
-    order: list[str] = []
-    timings = interleave(
-        {name: lambda name=name: order.append(name) for name in "ab"},
-        8,
-        rounds=2,
-        warmup=1,
-        device=torch.device("cpu"),
-    )
-    assert order == list("ababab")
-    assert timings["a"].fields()["lowest"] <= timings["a"].median <= timings["a"].fields()["highest"]
-
-
-def test_a_ratio_is_the_median_of_the_rounds_ratios():
-    # The second round was slow for both.
-    assert Timing((10.0, 2.0, 12.0)).ratio(Timing((5.0, 1.0, 4.0))) == 2.0
 
 
 def start_process(model: nn.Module, *, channels: int, train: bool) -> ProcessAction:
@@ -68,17 +41,6 @@ def test_a_contestant_whose_process_fails_says_so():
     action = start_process(SwinTransformer(**SMALL), channels=4, train=False)
     with pytest.raises(RuntimeError, match="process ended with status 1"):
         action()
-
-
-def test_the_floor_is_every_linear_layer_and_gives_each_a_gradient():
-    model = SwinTransformer(**SMALL)
-    images = torch.randn(2, 3, 56, 56)
-    floor = Floor(model, images, None)
-    floor(images)
-    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    assert len(floor.inputs) == len(weights)
-    assert all(weight.grad is not None for weight in weights)
-    assert model.norm.weight.grad is None
 
 
 def test_activation_bytes_count_what_autograd_keeps_and_no_weights():
