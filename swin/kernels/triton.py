@@ -128,6 +128,28 @@ def _splits(qkv: Tensor, window: int, others: int) -> int:
     return max(1, min(windows, wanted // others))
 
 
+def _constants(dtype: torch.dtype, window: int, heads: int, head_dim: int) -> dict[str, Any]:
+    """What the kernels are compiled for, and the options of the compiler.
+
+    More warps where the registers of four do not hold a program (chosen by the compiler's report for sm_80 and sm_90,
+    not by timing), and the deepest pipeline that fits the shared memory of every GPU since Ampere (100 KB).
+    """
+    T = window**2
+    dim = max(16, triton.next_power_of_2(head_dim))
+    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return {
+        "M": window,
+        "T": T,
+        "N": heads,
+        "D": head_dim,
+        "DIM": dim,
+        "BLOCK": BLOCK,
+        "PRECISION": "ieee" if exact else "tf32",
+        "num_warps": 4 if dtype.itemsize == 2 and dim <= 32 and T <= BLOCK else 8,
+        "num_stages": 2 if dtype.itemsize == 2 else 1,
+    }
+
+
 def _launch(
     kernel: Any,
     tensors: tuple[Tensor, ...],
@@ -139,18 +161,7 @@ def _launch(
 ) -> None:
     B, H, W, _, N, D = qkv.shape
     grid = (_splits(qkv, window, N * blocks), N, blocks)
-    exact = qkv.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    constants = {
-        "M": window,
-        "T": window**2,
-        "N": N,
-        "D": D,
-        "DIM": max(16, triton.next_power_of_2(D)),
-        "BLOCK": BLOCK,
-        "PRECISION": "ieee" if exact else "tf32",
-        # The deepest pipeline that fits the shared memory of every GPU since Ampere (100 KB).
-        "num_stages": 2 if qkv.element_size() == 2 else 1,
-    }
+    constants = _constants(qkv.dtype, window, N, D)
     numbers = (B * (H // window) * (W // window), H, W, *shift, scale)
     # Triton launches on the current device, which need not be that of the tensors.
     with torch.cuda.device(qkv.device) if qkv.is_cuda else nullcontext():
