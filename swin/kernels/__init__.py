@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from swin.errors import ConfigError
-from swin.kernels.cpu import attend_windows, cpu_window_attention, sort_by_image, sort_by_window
+from swin.kernels.cpu import cpu_attend_windows
 from swin.kernels.eager import eager_window_attention
-from swin.kernels.sdpa import sdpa_window_attention
+from swin.kernels.sdpa import sdpa_attend_windows
+from swin.kernels.sort import sort_by_image, sort_by_window
+from swin.kernels.windows import is_captured
 
 __all__ = [
+    "ATTEND_WINDOWS",
     "BACKENDS",
-    "attend_windows",
     "check_backend",
     "choose_backend",
+    "is_captured",
     "sort_by_image",
     "sort_by_window",
     "window_attention",
@@ -28,6 +31,11 @@ __all__ = [
 _HAS_TRITON = find_spec("triton") is not None
 
 Backend = Callable[[Tensor, Tensor, int, tuple[int, int], float], Tensor]
+AttendWindows = Callable[[Tensor, Tensor, tuple[int, int], int, tuple[int, int], float], Tensor]
+
+# Backends whose tokens are sorted by window first: attention inside each window of some images, (V, T, 3, N, D) to
+# (V, T, N*D), for bias (N, T, T), grid (H, W), window, shift and scale.
+ATTEND_WINDOWS: dict[str, AttendWindows] = {"sdpa": sdpa_attend_windows, "cpu": cpu_attend_windows}
 
 
 def _triton(qkv: Tensor, bias: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
@@ -37,11 +45,19 @@ def _triton(qkv: Tensor, bias: Tensor, window: int, shift: tuple[int, int], scal
     return triton_window_attention(qkv, bias, window, shift, scale)
 
 
+def _sorting(attend: AttendWindows) -> Backend:
+    def attention(qkv: Tensor, bias: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
+        grid = (qkv.shape[1], qkv.shape[2])
+        windows = sort_by_window(qkv.flatten(3), window, shift).unflatten(-1, qkv.shape[3:])
+        return sort_by_image(attend(windows, bias, grid, window, shift, scale), grid, window, shift)
+
+    return attention
+
+
 BACKENDS: dict[str, Backend] = {
     "eager": eager_window_attention,
-    "sdpa": sdpa_window_attention,
-    "cpu": cpu_window_attention,
     "triton": _triton,
+    **{name: _sorting(attend) for name, attend in ATTEND_WINDOWS.items()},
 }
 
 
@@ -60,7 +76,7 @@ def choose_backend(device: torch.device) -> str:
     What is written for CPUs has nothing left to fuse, and takes a compiler twice as long. The Triton kernels are chosen
     by name only until they have been measured on a GPU: they are tested in Triton's interpreter.
     """
-    return "cpu" if device.type == "cpu" and not torch.compiler.is_compiling() else "sdpa"
+    return "cpu" if device.type == "cpu" and not is_captured() else "sdpa"
 
 
 def window_attention(

@@ -1,15 +1,13 @@
-"""Window attention for CPUs: tokens are sorted by window once, and everything after is contiguous.
+"""Window attention for CPUs.
 
-`WindowAttention` sorts C channels before the projection to queries, keys and values, rather than the three times as
-many after it. Inference hands the windows to torch's fused attention; training works on a few windows at a time, so
-that logits and weights stay in the cache, with a backward pass written by hand.
+Inference hands the windows to torch's fused attention; training works on a few windows at a time, so that logits and
+weights stay in the cache, with a backward pass written by hand.
 
-Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, K windows an image, V = B*K windows,
-v windows of a part, N heads, D head dim, P = v*N.
+Legend: B images, H W grid, M window side, T = M*M tokens a window, K windows an image, V = B*K windows, v windows of a
+part, N heads, D head dim, P = v*N.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,63 +15,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from swin.kernels.windows import combined_bias, partition
+from swin.kernels.windows import combined_bias
 
 # Bytes of the float32 logits that are worked on at a time: about what a core's second-level cache holds.
 PART_BYTES = 2**20
 
 
-def cpu_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
-    """See `swin.kernels.window_attention`."""
-    grid = (qkv.shape[1], qkv.shape[2])
-    windows = sort_by_window(qkv.flatten(3), window, shift).unflatten(-1, qkv.shape[3:])
-    return sort_by_image(attend_windows(windows, bias_NTT, grid, shift, scale), grid, window, shift)
-
-
-def sort_by_window(x: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
-    """Tokens in image order (B, H, W, C) to shifted windows (V, T, C), by one copy."""
-    B, H, W, C = x.shape
-    order = _token_order(B, (H, W), window, shift, x.device)
-    return _Sort.apply(x.reshape(B * H * W, C), *order).view(-1, window**2, C)
-
-
-def sort_by_image(x_VTC: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
-    """Undo `sort_by_window`: (V, T, C) to (B, H, W, C)."""
-    V, T, C = x_VTC.shape
-    B = V * T // (grid[0] * grid[1])
-    places, back = _token_order(B, grid, window, shift, x_VTC.device)
-    return _Sort.apply(x_VTC.reshape(V * T, C), back, places).view(B, *grid, C)
-
-
-def attend_windows(
-    qkv_VT3ND: Tensor, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int], scale: float
+def cpu_attend_windows(
+    qkv_VT3ND: Tensor,
+    bias_NTT: Tensor,
+    grid: tuple[int, int],
+    window: int,
+    shift: tuple[int, int],
+    scale: float,
 ) -> Tensor:
-    """Attention inside each of the windows of some images, sorted: (V, T, 3, N, D) to (V, T, N*D)."""
+    """See `swin.kernels.ATTEND_WINDOWS`."""
     if torch.is_grad_enabled() and (qkv_VT3ND.requires_grad or bias_NTT.requires_grad):
-        return _Attention.apply(qkv_VT3ND, bias_NTT, grid, shift, scale)
+        return _Attention.apply(qkv_VT3ND, bias_NTT, grid, window, shift, scale)
     V, T, _, N, D = qkv_VT3ND.shape
     # The fused attention works window by window itself: a part need only have a mask that fits.
     step = V if not any(shift) else max(grid[0] * grid[1] // T, _windows_at_once(bias_NTT))
     out = []
-    for part, mask in _parts(V, step, bias_NTT, grid, shift):
+    for part, mask in _parts(V, step, bias_NTT, grid, window, shift):
         q_VNTD, k_VNTD, v_VNTD = qkv_VT3ND[part].permute(2, 0, 3, 1, 4)
         out_VNTD = F.scaled_dot_product_attention(q_VNTD, k_VNTD, v_VNTD, attn_mask=mask.to(q_VNTD.dtype), scale=scale)
         out.append(out_VNTD.transpose(1, 2))
     return (out[0] if len(out) == 1 else torch.cat(out)).reshape(V, T, N * D)
-
-
-class _Sort(torch.autograd.Function):
-    """Rows by their places; `back` is the inverse, by which gradients return without the sums of a general gather."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, back: Tensor) -> Tensor:
-        ctx.back = back
-        return rows.index_select(0, places)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad.index_select(0, ctx.back), None, None
 
 
 class _Attention(torch.autograd.Function):
@@ -81,13 +48,19 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int], scale: float
+        ctx: Any,
+        qkv: Tensor,
+        bias_NTT: Tensor,
+        grid: tuple[int, int],
+        window: int,
+        shift: tuple[int, int],
+        scale: float,
     ) -> Tensor:
         V, T, _, N, D = qkv.shape
         out = qkv.new_empty(V, T, N, D)
         kept = []  # in small pieces, which the allocator has at hand; instead of `qkv`, which is as large
         with torch.autocast(qkv.device.type, enabled=False):
-            for part, mask in _parts(V, _windows_at_once(bias_NTT), bias_NTT, grid, shift):
+            for part, mask in _parts(V, _windows_at_once(bias_NTT), bias_NTT, grid, window, shift):
                 qkv_part = _by_head(qkv[part])
                 weights_PTT = _weights(qkv_part[0], qkv_part[1], mask, scale)
                 out[part] = torch.bmm(weights_PTT, qkv_part[2]).view(-1, N, T, D).transpose(1, 2)
@@ -114,7 +87,7 @@ class _Attention(torch.autograd.Function):
                 grads_part, grad_logits_PTT = _backward_part(qkv_part, grad_PTD, weights_PTT, ctx.scale)
                 grad_bias += grad_logits_PTT.view(-1, N, T, T).sum(0, dtype=grad_bias.dtype)
                 grad_qkv[part] = grads_part.view(3, -1, N, T, D).permute(1, 3, 0, 2, 4)
-        return grad_qkv, grad_bias.to(bias_NTT.dtype), None, None, None
+        return grad_qkv, grad_bias.to(bias_NTT.dtype), None, None, None, None
 
 
 def _by_head(x: Tensor) -> Tensor:
@@ -152,14 +125,14 @@ def _windows_at_once(bias_NTT: Tensor) -> int:
 
 
 def _parts(
-    V: int, step: int, bias_NTT: Tensor, grid: tuple[int, int], shift: tuple[int, int]
+    V: int, step: int, bias_NTT: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]
 ) -> Iterator[tuple[slice, Tensor]]:
     """The windows of all images, at most `step` at a time, and their additive mask (v or 1, N, T, T)."""
     if not any(shift):
         for first in range(0, V, step):
             yield slice(first, min(first + step, V)), bias_NTT[None]
         return
-    mask_KNTT = combined_bias(bias_NTT, grid, round(bias_NTT.shape[-1] ** 0.5), shift)
+    mask_KNTT = combined_bias(bias_NTT, grid, window, shift)
     K = len(mask_KNTT)
     if step >= K:  # some whole images
         mask_KNTT = mask_KNTT.repeat(min(step, V) // K, 1, 1, 1)
@@ -168,22 +141,3 @@ def _parts(
         for first in range(image, min(image + K, V), step):
             last = min(first + step, image + K, V)
             yield slice(first, last), mask_KNTT[first - image : last - image]
-
-
-def _token_order(
-    images: int, grid: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The place in the images of each token of each window (V*T,), and the place in the windows of each token."""
-    places, back = _image_order(*grid, window, shift, device)
-    first_B1 = torch.arange(images, device=device)[:, None] * len(places)
-    return (first_B1 + places).flatten(), (first_B1 + back).flatten()
-
-
-@lru_cache(maxsize=64)
-def _image_order(
-    height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):
-        places = torch.arange(height * width, device=device).view(1, height, width)
-        places = partition(places.roll((-shift[0], -shift[1]), dims=(1, 2)), window).flatten()
-        return places, places.argsort()

@@ -1,28 +1,36 @@
 """Window attention through torch's scaled_dot_product_attention, bias and shift mask as its additive mask.
 
-Legend: B images, H W grid, M window side, T = M*M tokens a window, K windows an image, N heads, D head dim.
+Legend: H W grid, T tokens a window, K windows an image, V windows of all images, N heads, D head dim.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin.kernels.windows import combined_bias, partition, reverse
+from swin.kernels.windows import combined_bias
+
+# CUDA's kernels for training number the batch by a grid's third axis, which goes up to 65,535.
+MAX_BATCH = 65_535
 
 
-def sdpa_window_attention(qkv: Tensor, bias_NTT: Tensor, window: int, shift: tuple[int, int], scale: float) -> Tensor:
-    """See `swin.kernels.window_attention`."""
-    B, H, W, _, N, D = qkv.shape
-    if any(shift):
-        qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
-    windows = partition(qkv, window)  # (B, K, T, 3, N, D)
-    K, T = windows.shape[1:3]
-    additive = combined_bias(bias_NTT, (H, W), window, shift).to(qkv.dtype)
-    # Windows and heads share an axis, so that one mask (K*N, T, T) serves all images of the batch.
+def sdpa_attend_windows(
+    qkv_VT3ND: Tensor,
+    bias_NTT: Tensor,
+    grid: tuple[int, int],
+    window: int,
+    shift: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """See `swin.kernels.ATTEND_WINDOWS`."""
+    V, T, _, N, D = qkv_VT3ND.shape
+    additive = combined_bias(bias_NTT, grid, window, shift).to(qkv_VT3ND.dtype)
+    if not any(shift) and (torch.compiler.is_exporting() or V <= MAX_BATCH):  # an exported batch is any number
+        q_VNTD, k_VNTD, v_VNTD = qkv_VT3ND.permute(2, 0, 3, 1, 4).unbind(0)
+        out_VNTD = F.scaled_dot_product_attention(q_VNTD, k_VNTD, v_VNTD, attn_mask=additive[None], scale=scale)
+        return out_VNTD.transpose(1, 2).reshape(V, T, N * D)
+    # An image's windows and heads share an axis, so that one mask (K*N, T, T) serves all images of the batch.
+    K = grid[0] * grid[1] // T
     additive = additive.expand(K, N, T, T).reshape(1, K * N, T, T)
-    q, k, v = windows.permute(3, 0, 1, 4, 2, 5).reshape(3, B, K * N, T, D).unbind(0)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=additive, scale=scale)  # (B, K*N, T, D)
-    out_BKTND = out.view(B, K, N, T, D).transpose(2, 3)
-    out = reverse(out_BKTND, window, H, W).flatten(3)  # (B, H, W, N*D)
-    if any(shift):
-        out = out.roll(shift, dims=(1, 2))
-    return out
+    q, k, v = qkv_VT3ND.unflatten(0, (-1, K)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B, K*N, T, D)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=additive, scale=scale)
+    return out.unflatten(1, (K, N)).transpose(2, 3).reshape(V, T, N * D)

@@ -16,6 +16,11 @@ from torch import Tensor
 MASKED = -1e4
 
 
+def is_captured() -> bool:
+    """Whether operations are being recorded, by torch.compile, export or jit.trace, for inputs of other batches too."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def partition(x: Tensor, window: int) -> Tensor:
     """Group a grid into windows.
 
@@ -67,8 +72,8 @@ def _cached_shift_mask(height: int, width: int, window: int, shift: tuple[int, i
 
 
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """`make_shift_mask`, remembered by its arguments (outside torch.compile and export, which fold it themselves)."""
-    if torch.compiler.is_compiling():
+    """`make_shift_mask`, remembered by its arguments, unless operations are being recorded."""
+    if is_captured():
         return make_shift_mask(height, width, window, shift, device)
     return _cached_shift_mask(height, width, window, shift, device)
 

@@ -1,7 +1,7 @@
 """The parts of a Swin Transformer: patch embedding, window attention, MLP, block, patch merging, stage.
 
 Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, V windows of all images, N heads, D head
-dim. Tokens stay in image order, (B, H, W, C), but inside the attention on CPUs. Module and parameter names, and their
+dim. Tokens stay in image order, (B, H, W, C), but inside the attention. Module and parameter names, and their
 order, are those of the official weights.
 """
 
@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from swin.kernels import (
-    attend_windows,
+    ATTEND_WINDOWS,
     check_backend,
     choose_backend,
+    is_captured,
     sort_by_image,
     sort_by_window,
     window_attention,
@@ -112,9 +113,9 @@ class WindowAttention(nn.Module):
         M, N, grid = self.window_size, self.num_heads, (x.shape[1], x.shape[2])
         backend = choose_backend(x.device) if self.backend == "auto" else self.backend
         bias_NTT = self.relative_position_bias()
-        if backend == "cpu":  # sorts tokens by window: before the projection there are fewer channels to sort
+        if attend := ATTEND_WINDOWS.get(backend):  # before the projection there are fewer channels to sort
             qkv = self.qkv(sort_by_window(x, M, shift)).unflatten(-1, (3, N, -1))  # (V, T, 3, N, D)
-            return sort_by_image(attend_windows(qkv, bias_NTT, grid, shift, self.scale), grid, M, shift)
+            return sort_by_image(attend(qkv, bias_NTT, grid, M, shift, self.scale), grid, M, shift)
         qkv = self.qkv(x).unflatten(-1, (3, N, -1))  # (B, H, W, 3, N, D)
         return window_attention(qkv, bias_NTT, M, shift, scale=self.scale, backend=backend)
 
@@ -127,7 +128,7 @@ class Gelu(nn.GELU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of x (...), to the same shape."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or is_captured():
             return super().forward(x)
         return torch.ops.aten.gelu_(x, approximate=self.approximate)
 
@@ -226,7 +227,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input)."""
-        if x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        if x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or is_captured()):
             # A few images at a time, whose activations stay in the cache.
             images = max(1, CPU_TOKENS // (x.shape[1] * x.shape[2]))
             x = torch.cat([self._apply_blocks(part) for part in x.split(images)])

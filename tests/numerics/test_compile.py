@@ -43,6 +43,22 @@ def test_inference_under_autocast_is_one_graph():
         torch.testing.assert_close(compiled(images()), model(images()), rtol=0.1, atol=0.02)
 
 
+def test_an_exported_model_takes_any_batch():
+    model = SwinTransformer(**SMALL).eval()
+    exported = torch.export.export(model, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    for batch in (1, 5):
+        torch.testing.assert_close(exported(images(batch)), model(images(batch)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
+def test_a_traced_model_takes_any_batch():
+    model = SwinTransformer(**SMALL).eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(model, images(2))
+        for batch in (1, 5):
+            torch.testing.assert_close(traced(images(batch)), model(images(batch)))
+
+
 def test_train_steps_compile_once_and_once_more_for_the_smaller_last_batch():
     counter = CompileCounterWithBackend("eager")
     model = SwinTransformer(drop_path_rate=0.3, **SMALL)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swin.errors import ConfigError
-from swin.kernels import choose_backend, cpu, window_attention
+from swin.kernels import choose_backend, cpu, sdpa, sort_by_image, sort_by_window, window_attention
 from swin.kernels.windows import MASKED, partition, reverse
 
 BACKENDS = ["eager", "sdpa", "cpu"]  # test_triton.py has the other
@@ -127,6 +127,31 @@ def test_the_cpu_backend_gives_the_same_however_many_windows_it_takes_at_a_time(
             results[-1] += (window_attention(qkv, bias, 7, (3, 3), backend=backend),)
     for ours, reference_result in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference_result, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 3)])
+def test_the_sdpa_backend_gives_the_same_for_more_windows_than_a_kernel_can_number(monkeypatch, shift):
+    qkv, bias = make_inputs(14, 14, 7, torch.float64)
+    results = []
+    for most in (sdpa.MAX_BATCH, 1):
+        monkeypatch.setattr(sdpa, "MAX_BATCH", most)
+        out = window_attention(qkv, bias, 7, shift, backend="sdpa")
+        results.append((out, *torch.autograd.grad(out.square().sum(), (qkv, bias))))
+    for ours, reference_result in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference_result, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width", "window", "shift"), GRIDS)
+def test_tokens_are_sorted_by_window_and_back_with_their_gradients(height, width, window, shift):
+    x = torch.randn(3, height, width, 5, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():  # the order that this remembers serves the training step below
+        sort_by_window(x, window, shift)
+    windows = sort_by_window(x, window, shift)
+    expected = partition(x.roll((-shift[0], -shift[1]), dims=(1, 2)), window).flatten(0, 1)
+    assert torch.equal(windows, expected)
+    upstream = torch.randn_like(expected)
+    assert torch.equal(*(torch.autograd.grad(out, x, upstream)[0] for out in (windows, expected)))
+    assert torch.equal(sort_by_image(windows, (height, width), window, shift), x)
 
 
 def test_autocast_gives_bfloat16_gradients_of_the_right_types():
