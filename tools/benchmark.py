@@ -78,7 +78,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="fp32,bf16", help="of fp32, bf16, fp16")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--attention", default="auto", help="as MODEL.ATTENTION")
-    parser.add_argument("--compile", default="off", choices=("off", "default", "max-autotune"), help="ours and timm's")
+    parser.add_argument(
+        "--compile", default="off", choices=("off", "default", "max-autotune"), help="all but the floor"
+    )
     parser.add_argument("--same-allocator", action="store_true", help="CPU: the peers also keep freed memory")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)

@@ -156,7 +156,7 @@ _TRAIN: dict[str, Any] = {
     # Recompute activations in the backward pass: much less memory, about a third more time, the same gradients.
     "USE_CHECKPOINT": False,
     # [new] Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++
-    # compiler on a CPU and Triton on a GPU; the first step takes a minute or more.
+    # compiler on a CPU and Triton on a GPU; the first step takes a minute or more. --throughput compiles as well.
     "COMPILE": "off",
     # [new] ce (softmax cross-entropy) or bce (one sigmoid a class).
     "LOSS": "ce",
