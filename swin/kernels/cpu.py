@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
+from swin.kernels.sdpa import attend_masked
 from swin.kernels.windows import combined_bias
 
 # Bytes of the float32 logits that are worked on at a time: about what a core's second-level cache holds.
@@ -35,11 +35,8 @@ def cpu_attend_windows(
     V, T, _, N, D = qkv_VT3ND.shape
     # The fused attention works window by window itself: a part need only have a mask that fits.
     step = V if not any(shift) else max(grid[0] * grid[1] // T, _windows_at_once(bias_NTT))
-    out = []
-    for part, mask in _parts(V, step, bias_NTT, grid, window, shift):
-        q_VNTD, k_VNTD, v_VNTD = qkv_VT3ND[part].permute(2, 0, 3, 1, 4)
-        out_VNTD = F.scaled_dot_product_attention(q_VNTD, k_VNTD, v_VNTD, attn_mask=mask.to(q_VNTD.dtype), scale=scale)
-        out.append(out_VNTD.transpose(1, 2))
+    parts = _parts(V, step, bias_NTT, grid, window, shift)
+    out = [attend_masked(qkv_VT3ND[part], mask, scale) for part, mask in parts]
     return (out[0] if len(out) == 1 else torch.cat(out)).reshape(V, T, N * D)
 
 

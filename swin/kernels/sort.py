@@ -3,20 +3,19 @@
 Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, V windows of all images.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from swin.kernels.windows import is_captured, partition, reverse
+from swin.kernels.windows import partition, remembered, reverse
 
 
 def sort_by_window(x: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
     """Tokens in image order (B, H, W, C) to the windows of the shifted grids (V, T, C)."""
     B, H, W, C = x.shape
-    places, back = token_order(B, (H, W), window, shift, x.device)
+    places, back = _token_order(B, H, W, window, shift, x.device)
     return _take(x.reshape(B * H * W, C), places, back).view(-1, window**2, C)
 
 
@@ -24,38 +23,22 @@ def sort_by_image(x_VTC: Tensor, grid: tuple[int, int], window: int, shift: tupl
     """Undo `sort_by_window`: (V, T, C) to (B, H, W, C), for grids of (H, W) tokens."""
     V, T, C = x_VTC.shape
     B = V * T // (grid[0] * grid[1])
-    places, back = token_order(B, grid, window, shift, x_VTC.device)
+    places, back = _token_order(B, *grid, window, shift, x_VTC.device)
     return _take(x_VTC.reshape(V * T, C), back, places).view(B, *grid, C)
 
 
-def token_order(
-    images: int, grid: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """The place in the images of each token of each window (V*T,), and the place in the windows of each token."""
-    make = _make_order if is_captured() else _cached_order
-    return make(images, *grid, window, shift, device)
-
-
-def _make_order(
+@remembered(maxsize=32)  # 7 of them serve a model with four stages and one size of batch and image
+def _token_order(
     images: int, height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """The place in the images of each token of each window (V*T,), and the place in the windows of each token."""
     count = height * width
-    numbers = torch.arange(count, device=device)
+    numbers = torch.arange(count, dtype=torch.int32, device=device)
     rolled = numbers.view(1, height, width).roll((-shift[0], -shift[1]), dims=(1, 2))
     places = partition(rolled, window).flatten()
     back = reverse(numbers.view(1, -1, window**2), window, height, width).roll(shift, dims=(1, 2)).flatten()
-    first_B1 = torch.arange(images, device=device)[:, None] * count
+    first_B1 = torch.arange(images, dtype=torch.int32, device=device)[:, None] * count
     return (first_B1 + places).flatten(), (first_B1 + back).flatten()
-
-
-@lru_cache(maxsize=32)  # 7 of them serve a model with four stages and one size of batch and image
-def _cached_order(
-    images: int, height: int, width: int, window: int, shift: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    # A tensor made in inference mode could not be used by a later training step.
-    with torch.inference_mode(False):
-        places, back = _make_order(images, height, width, window, shift, device)
-        return places.int(), back.int()
 
 
 def _take(rows: Tensor, places: Tensor, back: Tensor) -> Tensor:

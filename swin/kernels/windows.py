@@ -5,20 +5,44 @@ Legend: B images, H W grid, M window side, T = M*M tokens a window, K = (H/M)*(W
 D head dim.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import TypeVar, TypeVarTuple
 
 import torch
 from torch import Tensor
 
 # Added to the logits of pairs that a shift brought together from opposite borders: their weights are exactly zero, and
 # it is finite in float16. The published weights were trained with -100, whose exp, 4e-44, is zero beside any real
-# weight but a subnormal number, with which some processors multiply a hundred times as slowly.
+# weight but a subnormal number, with which some processors multiply tens of times as slowly.
 MASKED = -1e4
+
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
 
 
 def is_captured() -> bool:
     """Whether operations are being recorded, by torch.compile, export or jit.trace, for inputs of other batches too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def remembered(maxsize: int) -> Callable[[Callable[[*Ts], R]], Callable[[*Ts], R]]:
+    """Have a function of plain values remember the tensors it made, except while operations are being recorded."""
+
+    def decorate(make: Callable[[*Ts], R]) -> Callable[[*Ts], R]:
+        @lru_cache(maxsize)
+        def recall(*args: *Ts) -> R:
+            # A tensor made in inference mode could not be used by a later training step.
+            with torch.inference_mode(False):
+                return make(*args)
+
+        @wraps(make)
+        def find(*args: *Ts) -> R:
+            return make(*args) if is_captured() else recall(*args)
+
+        return find
+
+    return decorate
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -51,7 +75,8 @@ def _axis_regions(size: int, window: int, shift: int, device: torch.device) -> T
     return (position >= size - window).long() + (position >= size - shift).long()
 
 
-def make_shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
+@remembered(maxsize=64)
+def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
     """The additive mask of a shifted grid (K, T, T), float32: 0 where query and key were neighbours, MASKED elsewhere.
 
     Source: section 3.2 and figure 4 of arXiv 2103.14030 (cyclic shift).
@@ -62,20 +87,6 @@ def make_shift_mask(height: int, width: int, window: int, shift: tuple[int, int]
     regions_KT = partition(regions_HW[None], window)[0]
     apart_KTT = regions_KT[:, :, None] != regions_KT[:, None, :]
     return apart_KTT.float() * MASKED
-
-
-@lru_cache(maxsize=64)
-def _cached_shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be used by a later training step.
-    with torch.inference_mode(False):
-        return make_shift_mask(height, width, window, shift, device)
-
-
-def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """`make_shift_mask`, remembered by its arguments, unless operations are being recorded."""
-    if is_captured():
-        return make_shift_mask(height, width, window, shift, device)
-    return _cached_shift_mask(height, width, window, shift, device)
 
 
 def relative_position_index(window: int) -> Tensor:

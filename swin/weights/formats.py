@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from swin.errors import CheckpointError
-from swin.kernels.windows import make_shift_mask, relative_position_index
+from swin.kernels.windows import relative_position_index, shift_mask
 
 FORMATS = ("official", "timm", "torchvision", "mmpretrain")
 # Buffers that programs save although they follow from the configuration.
@@ -194,6 +194,6 @@ def _buffers(
             )
         grid = (height // stride, width // stride)
         if min(grid) > window:  # otherwise the official model does not shift
-            mask = make_shift_mask(*grid, window, (window // 2, window // 2), torch.device("cpu"))
+            mask = shift_mask(*grid, window, (window // 2, window // 2), torch.device("cpu"))
             buffers[f"{match[1].removesuffix('.attn')}.attn_mask"] = mask.clamp(min=_OFFICIAL_MASKED)
     return buffers

@@ -20,7 +20,7 @@ POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp
 ONE_BLOCK = (device.forward, device.backward_whole)
 BLOCKS = (device.forward, device.backward_queries, device.backward_keys, device.backward_bias)
 SHARED_MEMORY = 100 * 1024  # of an RTX 30, the least since Ampere
-# A thread has about 1,000 bytes of registers. With four warps the programs in float32 spill 400 to 40,000.
+# A thread has about 1,000 bytes of registers. With four warps those in float32 spill up to 40,000.
 MOST_SPILLED = 128
 
 pytestmark = [
