@@ -102,7 +102,8 @@ _DATA: dict[str, Any] = {
     # Read train.zip and val.zip, each with a `*_map.txt` of path<TAB>label lines, instead of folders. Such a set has
     # its own validation part, so VAL_SPLIT must stay 0.
     "ZIP_MODE": False,
-    # With ZIP_MODE, what each process keeps in memory: no, part (its share of the files) or full (all of them).
+    # With ZIP_MODE, what each process keeps in memory: no, full (all files: what avoids reads) or part (of N processes,
+    # each keeps 1/N of the files; the order is shuffled over all of them, so only 1/N of the reads find theirs kept).
     "CACHE_MODE": "part",
     # Page-locked host memory for faster copies to the device; used with CUDA only.
     "PIN_MEMORY": True,
@@ -164,6 +165,9 @@ _TRAIN: dict[str, Any] = {
     "CLASS_WEIGHTS": "none",
     # [new] Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops.
     "MAX_NONFINITE": 10,
+    # [new] How often, at most, such a run goes back to its last good checkpoint instead and goes on with half the
+    # learning rate; 0 ends it at once.
+    "ROLLBACK": 0,
     # Fine-tuning: factor on the learning rate for each block further from the head, in (0, 1]; 1 for none. With 0.8 and
     # Swin-T's 12 blocks the head learns at the full rate, the last block at 0.8 and the patch embedding at 0.055 of it.
     "LAYER_DECAY": 1.0,
@@ -247,6 +251,9 @@ DEFAULTS: dict[str, Any] = {
     "AMP_ENABLE": True,
     # [new] auto (bf16 where the device is fast at it, else fp16 on CUDA), bf16, or fp16 (CUDA only, with loss scaling).
     "AMP_DTYPE": "auto",
+    # [new] On CUDA, float32 matrix products in TensorFloat-32: about 3 decimal digits instead of 7, several times as
+    # fast. It matters where AMP is off; no effect on other devices.
+    "TF32": False,
     # [new] auto (CUDA, else MPS, else CPU), cpu, mps, cuda or cuda:N.
     "DEVICE": "auto",
     # A run writes <OUTPUT>/<MODEL.NAME>/<TAG>/; a new TAG is a new run. OUTPUT "" is ./output.
@@ -255,7 +262,10 @@ DEFAULTS: dict[str, Any] = {
     # Epochs between two checkpoints; the last epoch is always saved.
     "SAVE_FREQ": 1,
     # [new] Updates between two further checkpoints inside an epoch; 0 for none. What a crash can lose on long epochs.
+    # Training pauses only while the state is copied: writing it happens in the background.
     "SAVE_FREQ_STEPS": 0,
+    # [new] Minutes between two further checkpoints, beside those of SAVE_FREQ_STEPS; 0 for none. 0.5 is 30 seconds.
+    "SAVE_MINUTES": 0.0,
     # [new] Newest checkpoints to keep, besides the best.
     "SAVE_KEEP": 3,
     # [new] Epochs between two evaluations; the last epoch is always evaluated.
