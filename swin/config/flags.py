@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
+from swin.config.legal import readable_lines
 from swin.config.load import load_config
 from swin.config.tree import Config
 from swin.errors import ConfigError
@@ -33,7 +34,7 @@ _SWITCHES: dict[str, tuple[str, bool]] = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see python main.py --help.")
+        raise ConfigError(f"{readable_lines([message])[0]}; see python main.py --help.")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,8 +55,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     dashed = [_dashed(word) for word in arguments]
     parsed, unknown = parser.parse_known_args(dashed)
     if unknown:
-        near = get_close_matches(unknown[0], [*parser._option_string_actions], n=1, cutoff=0.0)
-        raise ConfigError(f"unknown argument {unknown[0]}; did you mean {near[0]}? See python main.py --help.")
+        near = get_close_matches(unknown[0][:100], [*parser._option_string_actions], n=1, cutoff=0.0)
+        parser.error(f"unknown argument {unknown[0]}; did you mean {near[0]}?")
     return parsed
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -23,16 +23,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 # Intervals in mathematical notation; for a list they hold for each of its values, and null is always allowed.
+# Upper bounds of sizes and counts are far above any use: they are there so that a slip of the finger is a message and
+# not a machine out of memory. What sizes amount to together is the business of a rule in validate.py.
 RANGES: dict[str, str] = {
-    "[1, inf)": """DATA.BATCH_SIZE DATA.IMG_SIZE DATA.MAX_ERRORS DATA.REPEATED_AUG
-        MODEL.NUM_CLASSES MODEL.SWIN.PATCH_SIZE MODEL.SWIN.IN_CHANS
-        MODEL.SWIN.EMBED_DIM MODEL.SWIN.DEPTHS MODEL.SWIN.NUM_HEADS MODEL.SWIN.WINDOW_SIZE TRAIN.EPOCHS
-        TRAIN.ACCUMULATION_STEPS TRAIN.MAX_NONFINITE TRAIN.LR_SCHEDULER.DECAY_EPOCHS TRAIN.LR_SCHEDULER.MULTISTEPS
-        AUG.RECOUNT SAVE_FREQ SAVE_KEEP EVAL_FREQ PRINT_FREQ DIST_TIMEOUT""",
-    "[0, inf)": """DATA.NUM_WORKERS TRAIN.START_EPOCH TRAIN.WARMUP_EPOCHS TRAIN.WEIGHT_DECAY TRAIN.WARMUP_LR
-        TRAIN.MIN_LR TRAIN.CLIP_GRAD TRAIN.LR_REFERENCE_BATCH AUG.COLOR_JITTER AUG.MIXUP AUG.CUTMIX AUG.CROP_PADDING
-        SAVE_FREQ_STEPS SAVE_MINUTES TRAIN.ROLLBACK""",
-    "(0, inf)": "DATA.STD MODEL.SWIN.MLP_RATIO MODEL.SWIN.QK_SCALE TRAIN.BASE_LR TRAIN.OPTIMIZER.EPS AUG.RATIO",
+    "[1, 1000000000]": """DATA.MAX_ERRORS MODEL.NUM_CLASSES TRAIN.EPOCHS TRAIN.MAX_NONFINITE
+        TRAIN.LR_SCHEDULER.DECAY_EPOCHS TRAIN.LR_SCHEDULER.MULTISTEPS SAVE_FREQ SAVE_KEEP EVAL_FREQ PRINT_FREQ
+        DIST_TIMEOUT""",
+    "[0, 1000000000]": "TRAIN.START_EPOCH TRAIN.WARMUP_EPOCHS TRAIN.LR_REFERENCE_BATCH TRAIN.ROLLBACK SAVE_FREQ_STEPS",
+    "[1, 1000000]": "DATA.BATCH_SIZE TRAIN.ACCUMULATION_STEPS",
+    "[1, 100000]": "DATA.IMG_SIZE MODEL.SWIN.PATCH_SIZE MODEL.SWIN.EMBED_DIM MODEL.SWIN.NUM_HEADS",
+    "[1, 1000]": """DATA.REPEATED_AUG MODEL.SWIN.IN_CHANS MODEL.SWIN.DEPTHS MODEL.SWIN.WINDOW_SIZE AUG.RECOUNT""",
+    "[0, 1000]": "DATA.NUM_WORKERS AUG.COLOR_JITTER AUG.MIXUP AUG.CUTMIX AUG.CROP_PADDING",
+    "(0, 1000]": "MODEL.SWIN.MLP_RATIO",
+    "[0, inf)": "TRAIN.WEIGHT_DECAY TRAIN.WARMUP_LR TRAIN.MIN_LR TRAIN.CLIP_GRAD SAVE_MINUTES",
+    "(0, inf)": "DATA.STD MODEL.SWIN.QK_SCALE TRAIN.BASE_LR TRAIN.OPTIMIZER.EPS AUG.RATIO",
     "(-inf, inf)": "DATA.MEAN",
     "[0, 1]": "AUG.REPROB AUG.CUTMIX_MINMAX AUG.MIXUP_PROB AUG.MIXUP_SWITCH_PROB AUG.HFLIP AUG.VFLIP",
     "[0, 1)": """DATA.VAL_SPLIT MODEL.DROP_RATE MODEL.DROP_PATH_RATE MODEL.LABEL_SMOOTHING TRAIN.OPTIMIZER.BETAS
@@ -42,14 +46,31 @@ RANGES: dict[str, str] = {
 }
 
 # Keys that take exactly this many values when they are lists.
+_MAX_STAGES = 10  # each halves the grid
 LENGTHS = {"DATA.IMG_SIZE": 2, "TRAIN.OPTIMIZER.BETAS": 2, "AUG.CUTMIX_MINMAX": 2, "AUG.SCALE": 2, "AUG.RATIO": 2}
 
-_POLICY = re.compile(r"(none|ta_wide|((rand|augmix|original|originalr|v0|v0r|3a)(-[\w.]+)*))?")
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+# Numbers of at most three digits: timm applies as many operations, or mixes as many chains of them.
+_POLICY = re.compile(
+    r"(none|ta_wide|((rand|augmix|original|originalr|v0|v0r|3a)(-[A-Za-z]+([0-9]{1,3}(\.[0-9]*)?)?)*))?"
+)
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")
+
+# What becomes part of a path, and what file systems allow of it.
+_PATHS = ("MODEL.NAME", "MODEL.PRETRAINED", "MODEL.RESUME", "DATA.DATA_PATH", "OUTPUT", "TAG")
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 1000
+
+# Control characters, line separators and halves of pairs of UTF-16: they cannot be shown, or written to a file.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+# Problems shown at most, and characters of each.
+MAX_LINES = 10
+_MAX_LINE_CHARS = 1000
 
 
 def illegal_values(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The keys whose value is not legal by itself, each with what was expected."""
+    yield from _illegal_characters(values)
     yield from _illegal_words(values)
     yield from _illegal_numbers(values)
     yield from _illegal_lengths(values)
@@ -63,14 +84,44 @@ def canonical(key: str, value: Any) -> Any:
 
 def show_value(value: Any) -> str:
     """A value as a user would write it, shortened to fit a message."""
-    text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
+    try:
+        text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
+        text = f"a huge {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def readable_lines(lines: Sequence[str]) -> list[str]:
+    """The first lines and how many more there are, each of a bounded length and without control characters."""
+    # What was found comes first, what was expected last; what may be long, a name or a path, is in between.
+    short = [
+        line if len(line) <= _MAX_LINE_CHARS else f"{line[: _MAX_LINE_CHARS // 2]}...{line[-_MAX_LINE_CHARS // 2 :]}"
+        for line in lines[:MAX_LINES]
+    ]
+    shown = [_UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], line) for line in short]
+    return [*shown, f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else shown
 
 
 def did_you_mean(names: Iterable[str]) -> str:
     """The end of a message that suggests these names; empty when there are none."""
     names = list(names)
     return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def _illegal_characters(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(text, str) and (found := _UNPRINTABLE.search(text)):
+                yield key, f"text without the character {found[0]!r}; leave it out"
+                break
+    for key in _PATHS:
+        path = values[key].encode(errors="replace")
+        if len(path) > _MAX_PATH_BYTES or max(map(len, path.split(b"/"))) > _MAX_NAME_BYTES:
+            yield (
+                key,
+                f"at most {_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes, as file systems do; "
+                "choose a shorter name",
+            )
 
 
 def _illegal_words(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -89,7 +140,7 @@ def _illegal_words(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "DEVICE", "auto, cpu, mps, cuda or cuda:N, as in cuda:0"
     for key in ("MODEL.NAME", "TAG"):
         parts = values[key].replace("\\", "/").split("/")
-        if "" in parts or ".." in parts:
+        if {"", ".", ".."}.intersection(parts):
             yield key, "a name, or several joined by single slashes: it becomes a folder below OUTPUT"
 
 
@@ -109,12 +160,14 @@ def _illegal_numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _describe(interval: str, *, is_list: bool) -> str:
     low, high = interval[1:-1].split(", ")
-    if high != "inf":
+    is_limit = interval[-1] == "]" and float(high) > 1  # rather than what the number means
+    if high != "inf" and not is_limit:
         words = f"in {interval}"
     elif low == "-inf":
         words = "that are finite" if is_list else "that is finite"
     else:
         words = f"of at least {low}" if interval[0] == "[" else f"above {low}"
+        words += f" and at most {int(high):,}" if is_limit else ""
     return f"numbers {words}" if is_list else f"a number {words}"
 
 
@@ -124,5 +177,5 @@ def _illegal_lengths(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             names = " [height, width]" if key == "DATA.IMG_SIZE" else ""
             yield key, f"{length} values{names}, not {len(values[key])}"
     for key in ("MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS"):
-        if not values[key]:
-            yield key, "one value for each stage"
+        if not 1 <= len(values[key]) <= _MAX_STAGES:
+            yield key, f"one value for each stage, and 1 to {_MAX_STAGES} stages"

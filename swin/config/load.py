@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from swin.config.defaults import KINDS
-from swin.config.legal import canonical, did_you_mean, show_value
+from swin.config.legal import MAX_LINES, canonical, did_you_mean, readable_lines, show_value
 from swin.config.sources import Entry, Problems, read_file, read_opts
 from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, flatten, nest
 from swin.config.validate import validate
@@ -48,11 +48,11 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"the stored config is {show_value(tree)}: expected a mapping of keys to values")
     entries = [Entry(key, value, "stored config") for key, value in flatten(tree).items()]
-    unknown = [entry.key for entry in entries if entry.key not in FLAT_DEFAULTS]
+    unknown = [entry.key for entry in entries if entry.key not in FLAT_DEFAULTS and entry.key not in GROUPS]
     return _resolve(
-        [entry for entry in entries if entry.key in FLAT_DEFAULTS],
+        [entry for entry in entries if entry.key in FLAT_DEFAULTS or entry.key in GROUPS],
         Problems(),
-        warnings=[f"stored config: {key} is unknown to this version and ignored" for key in unknown],
+        warnings=readable_lines([f"stored config: {key} is unknown to this version and ignored" for key in unknown]),
     )
 
 
@@ -63,14 +63,16 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     refused: set[str] = set()
     for key, value, where in entries:
         if key not in FLAT_DEFAULTS:
-            problems.add(f"{where}: {_unknown(key)}")
+            # Looking for names that are near takes a while, and readable_lines shows only so many.
+            problems.add(f"{where}: {_unknown(key) if len(problems.lines) < MAX_LINES else key}")
             continue
         sources[key] = where
         kind = KINDS.get(key) or _kind_of(FLAT_DEFAULTS[key])
         try:
             values[key] = canonical(key, _convert(value, kind))
-        except (TypeError, OverflowError):
-            problems.add(f"{where}: {key} is {show_value(value)}: expected {_describe(kind)}{_hint(value, kind)}")
+        except (TypeError, OverflowError) as error:
+            hint = _hint(value, kind) if isinstance(error, TypeError) else " of at most 64 bits"
+            problems.add(f"{where}: {key} is {show_value(value)}: expected {_describe(kind)}{hint}")
             refused.add(key)
         else:
             # The default's own sequence type, so that a config that was dumped and loaded is equal to the first.
@@ -78,7 +80,7 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     errors, found = validate(values, sources, skip=refused)
     lines = problems.lines if problems.is_file_missing else [*problems.lines, *errors]
     if lines:
-        raise ConfigError("\n".join(lines))
+        raise ConfigError("\n".join(readable_lines(lines)))
     cfg = Config(nest(values), sources, (*warnings, *found))
     cfg.freeze()
     return cfg
@@ -91,8 +93,9 @@ def _kind_of(default: Any) -> str:
 
 
 def _convert(value: Any, kind: str) -> Any:
-    """The value as one of `kind`; TypeError when it is none. Integers become floats, and so does text such as 2e-05.
+    """The value as one of `kind`; TypeError when it is none, OverflowError when its number is too large for that.
 
+    Integers become floats, and so does text such as 2e-05.
     YAML 1.1 reads 2e-05, which has no point, as text; the official files are full of it.
     """
     is_bool = isinstance(value, bool)
@@ -114,6 +117,8 @@ def _convert(value: Any, kind: str) -> Any:
             "str": isinstance(value, str),
         }
         if is_match.get(option, False):
+            if option == "int" and not -(2**63) <= value < 2**63:
+                raise OverflowError
             return value
     raise TypeError
 
@@ -133,7 +138,7 @@ def _hint(value: Any, kind: str) -> str:
         return "; leave the key out for its default"
     if kind == "str" and not isinstance(value, (Mapping, list)):
         return "; put it in quotes"
-    if kind == "bool" and value in (0, 1):
+    if kind == "bool" and isinstance(value, int) and value in (0, 1):
         return f"; write {bool(value)}"
     return ""
 
@@ -161,9 +166,11 @@ def nearest_keys(key: str) -> list[str]:
     `DATA.BATCHSIZE` a wrong name in the right one, and `TRAIN.LR` a part of the right name.
     """
 
+    given = key[:100].upper()  # no key is as long, and the comparison takes time
+
     def likeness(known: str) -> tuple[float, float]:
-        leaf, known_leaf = key.upper().rpartition(".")[2], known.rpartition(".")[2]
-        path = difflib.SequenceMatcher(None, key.upper(), known).ratio()
+        leaf, known_leaf = given.rpartition(".")[2], known.rpartition(".")[2]
+        path = difflib.SequenceMatcher(None, given, known).ratio()
         name = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
         if leaf in known_leaf.split("_"):
             name = max(name, 0.75)

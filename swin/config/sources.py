@@ -3,6 +3,7 @@
 import ast
 import difflib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,13 @@ import yaml
 
 from swin.config.defaults import KINDS
 from swin.config.legal import did_you_mean, show_value
+from swin.config.plain_yaml import PlainLoader
 from swin.config.tree import FLAT_DEFAULTS, GROUPS
+
+# What all files and options together may hold, in bytes; a file counts as 1,000 at least, an alias as all that it
+# stands for. The configs of this project have 5,000.
+MAX_BYTES = 100_000
+_LEAST_BYTES = 1_000
 
 
 class Entry(NamedTuple):
@@ -25,11 +32,12 @@ class Entry(NamedTuple):
 
 @dataclass
 class Problems:
-    """What is wrong with the sources, one line each."""
+    """What is wrong with the sources, one line each, and how much more may be read."""
 
     lines: list[str] = field(default_factory=list)
     # Whether a whole file is missing: its values then are too, and rules between keys would only add noise.
     is_file_missing: bool = False
+    room: int = MAX_BYTES
 
     def add(self, line: str, *, is_file_missing: bool = False) -> None:
         self.lines.append(line)
@@ -48,6 +56,8 @@ def read_file(path: str, problems: Problems, where: str = "", chain: tuple[str, 
     Returns:
         The entries in the order in which they apply.
     """
+    if problems.room < 0:  # said already; BASE files that name two each would go on for ever
+        return []
     name = os.path.normpath(path)
     text = _read_text(name, problems, f"{where}: BASE: " if where else "")
     if text and os.path.realpath(path) in map(os.path.realpath, chain):
@@ -77,8 +87,12 @@ def read_opts(opts: Sequence[Any], problems: Problems) -> list[Entry]:
         return []
     entries = []
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        problems.room -= len(value) if isinstance(value, str) else 0
         if key == "BASE":
             problems.add("--opts: BASE can only be given in a YAML file")
+        elif problems.room < 0:
+            problems.add(f"--opts: the values, with the files, have more than {MAX_BYTES:,} characters; shorten them")
+            break
         else:
             entries.append(Entry(str(key), _literal(value, str(key)) if isinstance(value, str) else value, "--opts"))
     return entries
@@ -89,19 +103,32 @@ def _literal(text: str, key: str) -> Any:
         is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if is_quoted else text
     # YAML first, as in the files; what it leaves as text may be a tuple, None or 2e-05.
-    for parse, errors in ((yaml.safe_load, yaml.YAMLError), (ast.literal_eval, SyntaxError)):
+    for parse in (_plain_value, ast.literal_eval):
         try:
             value = parse(text)
-        except (errors, ValueError, RecursionError, MemoryError):
+        except (yaml.YAMLError, SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
             continue
         if not isinstance(value, str):
             return value
     return text
 
 
+def _plain_value(text: str) -> Any:
+    return PlainLoader(text, MAX_BYTES).get_single_data()
+
+
 def _read_text(name: str, problems: Problems, prefix: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
+        if stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe waits for whoever writes to it
+            with open(name, "rb") as file:
+                raw = file.read(problems.room + 1)
+            problems.room -= max(len(raw), _LEAST_BYTES)
+            if problems.room >= 0:
+                return raw.decode("utf-8-sig")
+            message = f"cannot be read: it and the files read before it have more than {MAX_BYTES:,} bytes, where each "
+            message += f"counts as {_LEAST_BYTES:,} at least; expected a YAML file, and BASE files that are named once"
+        else:
+            message = "cannot be read: it is not a regular file"
     except FileNotFoundError:
         folder = Path(name).parent
         siblings = [entry.name for entry in folder.glob("*.y*ml")] if folder.is_dir() else []
@@ -117,8 +144,9 @@ def _read_text(name: str, problems: Problems, prefix: str) -> str:
 
 def _parse(text: str, name: str, problems: Problems) -> list[Entry]:
     try:
-        loader = yaml.SafeLoader(text)
+        loader = PlainLoader(text, problems.room + len(text))
         root = loader.get_single_node()
+        problems.room = min(problems.room, loader.room)
         if root is None:
             return []
         if isinstance(root, yaml.MappingNode):
@@ -130,20 +158,24 @@ def _parse(text: str, name: str, problems: Problems) -> list[Entry]:
         place = f"{name}:{mark.line + 1}" if mark else name
         what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
         message = f"{place}: not valid YAML: {what or str(error).splitlines()[0]}"
-    except (ValueError, RecursionError) as error:  # such as the date 2024-13-45
-        message = f"{name}: a value cannot be read: {error}; put text in quotes"
+    except RecursionError:
+        message = f"{name}: not valid YAML: lists and mappings are nested too deeply"
+    except (ValueError, ArithmeticError) as error:  # such as the escape \Uffffffff
+        message = f"{name}: not valid YAML: {error}"
     problems.add(message, is_file_missing=True)
     return []
 
 
 def _walk(
-    loader: yaml.SafeLoader, node: yaml.MappingNode, prefix: str, name: str, problems: Problems, seen: dict[str, int]
+    loader: PlainLoader, node: yaml.MappingNode, prefix: str, name: str, problems: Problems, seen: dict[str, int]
 ) -> Iterator[Entry]:
     """Entries of a mapping. `seen` has the line of each key of the file: PyYAML lets a repeated key win silently."""
     for key_node, _ in node.value:
         key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
         if key_node.tag == "tag:yaml.org,2002:merge":
             continue
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a list or mapping as a key", key_node.start_mark)
         if key in seen:
             problems.add(f"{name}:{line}: {key} is given twice, first in line {seen[key]}: remove one of them")
         seen.setdefault(key, line)

@@ -6,7 +6,11 @@ from typing import Any
 
 from swin.config.defaults import DEPRECATED, WITHOUT_EFFECT
 from swin.config.legal import illegal_values, show_value
+from swin.config.memory import SIZES, least_bytes
 from swin.config.tree import FLAT_DEFAULTS
+
+# A terabyte: more than any device has, and than a batch of 128 images of 3,072 px takes in the largest published model.
+_MAX_BYTES = 10**12
 
 
 class Values:
@@ -111,6 +115,14 @@ def _image_holds_a_patch(v: Values) -> Iterator[str]:
             f"{v.show('DATA.IMG_SIZE')} is smaller than one patch ({v.show('MODEL.SWIN.PATCH_SIZE')}): "
             "use larger images or smaller patches"
         )
+
+
+@_rule(_ERRORS, *SIZES)
+def _fits_in_memory(v: Values) -> Iterator[str]:
+    num_bytes, what, names = max(least_bytes({key: v[key] for key in SIZES}))
+    if num_bytes > _MAX_BYTES:
+        keys = ", ".join(v.show(key) for key in SIZES if key.rpartition(".")[2] in names.split())
+        yield f"{keys}: expected sizes that a device can hold, not {num_bytes / 1e9:,.0f} GB for {what}; lower them"
 
 
 @_rule(_ERRORS, "DATA.DATASET", "DATA.ZIP_MODE", "DATA.VAL_SPLIT")
