@@ -162,7 +162,10 @@ def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Check that a state fits, and replace its settings by the optimizer's own before it is loaded."""
+    """Check that a state fits, replace its settings by the optimizer's own and copy its tensors before it is loaded.
+
+    Without the copies torch keeps the tensors that it is given, which may be views of a mapped file.
+    """
     saved_groups = state_dict["param_groups"]
     saved_sizes = [len(group["params"]) for group in saved_groups]
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -171,18 +174,23 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
             f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
             "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
         )
-    groups = []
+    groups, state = [], {}
     for group, saved in zip(optimizer.param_groups, saved_groups, strict=True):
         for parameter, key in zip(group["params"], saved["params"], strict=True):
-            _check_shapes(parameter, state_dict["state"].get(key, {}))
+            if key in state_dict["state"]:
+                _check_shapes(parameter, state_dict["state"][key])
+                state[key] = {
+                    name: value.detach().to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                    for name, value in state_dict["state"][key].items()
+                }
         groups.append({**group, "params": saved["params"]})
-    return {**state_dict, "param_groups": groups}
+    return {**state_dict, "state": state, "param_groups": groups}
 
 
 def _check_shapes(parameter: Tensor, state: dict[str, Any]) -> None:
     """Refuse moments of another shape, which a fused kernel would read past their end."""
     for name, value in state.items():
-        if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
+        if isinstance(value, Tensor) and name != "step" and value.shape != parameter.shape:
             raise CheckpointError(
                 f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
                 f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from swin.errors import CheckpointError
+from swin.weights.digest import DIGEST, digest
 from swin.weights.files import read_torch_file
 
 LAST, BEST = "last.pth", "best.pth"
@@ -18,6 +19,8 @@ _EPOCH_NAME = re.compile(r"ckpt_epoch_(\d+)\.pth")
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that `path` always holds a whole file: the old one, or after a crash at any point the new.
 
+    Its digest is written beside the content, under "digest".
+
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; the old file is left as it was.
     """
@@ -25,7 +28,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save(content, file)
+            torch.save({**content, DIGEST: digest(content)}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from swin.errors import CheckpointError
+from swin.weights.digest import DIGEST, digest, is_digest, walk
 
 # The class of the configs in official training checkpoints. It is not made, but read as an ordered dict: torch's safe
 # reader fills only the dicts that it knows.
 _YACS_NODE = (OrderedDict, "yacs.config.CfgNode")
+_DOS_FOLDER = 0x10  # the bit of a member's attributes in the directory
 
 
 def read_weight_file(path: str | Path) -> Any:
@@ -39,19 +42,32 @@ def read_torch_file(path: str | Path) -> Any:
     """What a file written by `torch.save` holds, with all tensors on the CPU.
 
     Tensors, plain containers and numbers are read, and the yacs node that official training checkpoints carry, as an
-    ordered dict. Any other pickled object is refused. The check sums of the file's members are verified first, so that
-    a truncated or damaged file is never half used; torch's older format has none.
+    ordered dict. Any other pickled object is refused, and so is what a checkpoint never has: packed members, tensors
+    larger than their memory, sparse ones, values nested without end. A file with a digest (`swin.weights.digest`) is
+    compared with it, others with the check sums of their members; torch's older format has none.
+
+    Tensors are views of the mapped file, so that processes share one copy. Use them at once and copy what is kept:
+    a file that is replaced by another stays whole, but one that is written over in place takes the process down.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds objects that could run code.
     """
     path = Path(path)
     _check_is_file(path)
-    _verify_archive(path)
     try:
+        is_zip = _starts_as_zip(path)
+        if is_zip:
+            _check_members(path)
         with torch.serialization.safe_globals([_YACS_NODE]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old kinds of files, which are read all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        _check_structure(content)
+        stored = content.get(DIGEST) if isinstance(content, dict) else None
+        if is_digest(stored):
+            if stored != digest(content):
+                raise ValueError("its digest is another than its content's")
+        elif is_zip:
+            _check_sums(path)
     except Exception as error:  # a damaged file can make torch's reader raise anything
         text = str(error)
         if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", text)):
@@ -59,7 +75,8 @@ def read_torch_file(path: str | Path) -> Any:
                 f"checkpoint {path} holds a Python object ({found[1]}), which could run code, and is refused; "
                 "save it again with tensors and plain containers only."
             ) from None
-        raise _damaged(path, text.partition("WeightsUnpickler error: ")[2] or error) from None
+        raise _damaged(path, text.partition("WeightsUnpickler error: ")[2].strip() or error) from None
+    return content
 
 
 def _check_is_file(path: Path) -> None:
@@ -68,16 +85,55 @@ def _check_is_file(path: Path) -> None:
         raise CheckpointError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file.")
 
 
-def _verify_archive(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # names that are no text, unknown ways of packing, ...
-        raise _damaged(path, error) from None
+def _starts_as_zip(path: Path) -> bool:
+    """Whether torch will read the file as a zip archive; it decides by the same bytes."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _check_members(path: Path) -> None:
+    """Check the directory of an archive, and the sums of all members but the tensors'.
+
+    Of a member that looks like a folder torch would return memory as it finds it, and a packed one may have any size.
+
+    Raises:
+        ValueError: torch cannot have written it so.
+        Exception: whatever `zipfile` raises on damage.
+    """
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            is_plain = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
+            if not is_plain or member.is_dir() or member.external_attr & _DOS_FOLDER:
+                raise ValueError(f"{member.filename} is packed or no file; torch never writes that")
+            if member.header_offset + member.file_size > size:
+                raise ValueError(f"{member.filename} is larger than the file")
+            if "/data/" in member.filename:
+                archive.open(member).close()  # compares the two places that name it
+            else:
+                archive.read(member)
+
+
+def _check_sums(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
     if damaged is not None:
-        raise _damaged(path, f"check sum of {damaged} is wrong")
+        raise ValueError(f"check sum of {damaged} is wrong")
+
+
+def _check_structure(content: Any) -> None:
+    """Refuse what would take unbounded time or memory to use.
+
+    Raises:
+        ValueError: nested too deep, too many values, or tensors that are not dense in memory of their own size.
+    """
+    for value in walk(content):
+        if not isinstance(value, Tensor):
+            continue
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError(f"it holds a tensor that is {value.layout} of {value.dtype} on {value.device}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} in less memory than that takes")
 
 
 def _damaged(path: Path, why: object) -> CheckpointError:
