@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,14 @@ from data.datasets import EvalPixels, Sets
 from data.digits import open_digits
 from data.folders import open_folders
 from data.loaders import EvalLoader, TrainLoader
-from data.prepare import Prepare, build_prepare
+from data.prepare import build_prepare
 from data.shards import is_packed, open_shards
 from data.tables import find_tables, is_cub, open_cub, open_imagenet22k, open_tables
 from data.transforms import build_train_transform
+from swin.batches import Data
 from swin.config import Config
 from swin.errors import ConfigError
 from swin.preprocess import build_eval_resize, image_extensions
-
-
-@dataclass(frozen=True)
-class Data:
-    """Everything about the data that training and evaluation use."""
-
-    classes: list[str]
-    train: TrainLoader | None
-    val: EvalLoader | None
-    prepare: Prepare  # loaded batches to what the model takes
-    num_workers: int  # processes behind each loader
-    class_counts: list[int]  # training images of each class; empty without training data
-    notes: tuple[str, ...] = ()  # what a user should be told
 
 
 def build_data(
@@ -40,6 +27,7 @@ def build_data(
     *,
     rank: int = 0,
     world_size: int = 1,
+    local_world_size: int = 1,
     run_dir: Path | None = None,
     need_train: bool = True,
     classes: Sequence[str] | None = None,
@@ -50,6 +38,7 @@ def build_data(
         cfg: The config.
         rank: This process's rank.
         world_size: Number of ranks.
+        local_world_size: Of these, the ones that share this machine's CPUs.
         run_dir: Where the split of an undivided folder is remembered.
         need_train: False to evaluate; then training data may be missing, and `train` is None.
         classes: The label map of a checkpoint, which then wins over the data's own.
@@ -65,7 +54,7 @@ def build_data(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
             "key out to use the data's."
         )
-    num_workers = min(cfg.DATA.NUM_WORKERS, _num_cpus())
+    num_workers = min(cfg.DATA.NUM_WORKERS, max(1, _num_cpus() // local_world_size))
     shared = {
         "batch_size": cfg.DATA.BATCH_SIZE,
         "rank": rank,
@@ -75,16 +64,18 @@ def build_data(
         and cfg.DEVICE.split(":")[0] in ("auto", "cuda")
         and torch.cuda.is_available(),
     }
+    prepare = build_prepare(cfg, len(sets.classes))
     train = None
     if need_train and sets.train is not None:
         train = TrainLoader(
             sets.train,
             transform=build_train_transform(cfg),
             seed=cfg.SEED,
-            accumulation=max(cfg.TRAIN.ACCUMULATION_STEPS, 1),
+            accumulation=cfg.TRAIN.ACCUMULATION_STEPS,
             max_errors=cfg.DATA.MAX_ERRORS if cfg.DATA.ON_ERROR == "skip" else None,
             balanced=cfg.DATA.SAMPLER == "balanced",
             repeats=cfg.DATA.REPEATED_AUG,
+            in_pairs=prepare.mix is not None,
             **shared,
         )
     return Data(
@@ -93,8 +84,8 @@ def build_data(
         val=EvalLoader(
             sets.val, transform=EvalPixels(build_eval_resize(cfg), channels=channels, exif=cfg.DATA.EXIF), **shared
         ),
-        prepare=build_prepare(cfg, len(sets.classes)),
-        num_workers=num_workers,
+        prepare=prepare,
+        normalise=prepare.normalise,
         class_counts=np.bincount(train.source.labels, minlength=len(sets.classes)).tolist() if train else [],
         notes=sets.notes,
     )

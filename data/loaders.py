@@ -3,31 +3,19 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from data.datasets import Failure, ImageDataset, Key, Samples, Source, Transform, collate
-from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, rank_slice, repeated_order
+from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
+from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.distributed import keep_freed_memory
 from swin.errors import DataError
 
 _GRACE_SEC = 20  # what the main process gets to finish its update and save
-
-
-class Batch(NamedTuple):
-    """One micro-batch of one rank."""
-
-    images: torch.Tensor  # uint8 (b, C, H, W), a view of memory in the order (b, H, W, C)
-    labels: torch.Tensor  # int64 (b,)
-    rectangles: torch.Tensor  # int64 (n, 6), what to erase: the image's place in the batch, then a `Rectangle`
-    failures: list[str]  # why images were skipped and replaced
-    num_valid: int  # b, or 0 where this rank has no sample left and the batch holds one placeholder
-    update_size: int  # samples of all ranks and micro-batches in the update that this batch belongs to
-    last_of_update: bool
-    position: int  # samples of all ranks consumed in this epoch after this micro-batch
 
 
 class _Keys:
@@ -84,7 +72,7 @@ def _start_worker(worker_id: int) -> None:
     keep_freed_memory()
 
 
-class TrainLoader:
+class TrainLoader(TrainBatches):
     """One rank's share of the epochs' updates.
 
     Args:
@@ -100,9 +88,7 @@ class TrainLoader:
         max_errors: Different images that may be unreadable, and are replaced by the next; None to refuse the first.
         balanced: Draw from all classes equally often rather than take each image once.
         repeats: How many times in a row each image comes in an epoch.
-
-    Attributes:
-        unreadable: Why images were replaced, each reason once.
+        in_pairs: See `update_rows`; for batches that are mixed.
     """
 
     def __init__(
@@ -120,28 +106,22 @@ class TrainLoader:
         max_errors: int | None = None,
         balanced: bool = False,
         repeats: int = 1,
+        in_pairs: bool = False,
     ) -> None:
         self.source = source
+        self.num_samples = len(source.labels)
         self.seed = seed
         self.num_workers = num_workers
         self.max_errors = max_errors
         self.balanced = balanced
         self.repeats = repeats
-        self.unreadable: list[str] = []
+        self.in_pairs = in_pairs
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.rank = rank
         self.world_size = world_size
         dataset = ImageDataset(source, transform=transform, seed=seed, skip_errors=max_errors is not None)
         self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.source.labels)
-
-    @property
-    def updates_per_epoch(self) -> int:
-        return -(-self.num_samples // (self.batch_size * self.world_size * self.accumulation))
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
         """Yields this rank's micro-batches of an epoch, as many as every other rank's.
@@ -162,21 +142,20 @@ class TrainLoader:
                 position=position,
             )
         )
-        places = [rank_slice(micro, rank=self.rank, world_size=self.world_size) for micro in plan]
+        deal = partial(update_rows, rank=self.rank, world_size=self.world_size, in_pairs=self.in_pairs)
         order = self._order(epoch)
         repeat_of = count_occurrences(order) if self.balanced or self.repeats > 1 else np.zeros_like(order)
         # A rank without a sample still takes part in the update, with a placeholder that counts for nothing.
         taken = (
-            place if place.start < place.stop else slice(micro.start, micro.start + 1)
-            for micro, place in zip(plan, places, strict=True)
+            micro.update_start + (rows if len(rows) else np.zeros(1, dtype=np.int64))
+            for micro, rows in zip(plan, map(deal, plan), strict=True)
         )
         keys = (
-            [(epoch, *pair) for pair in zip(order[place].tolist(), repeat_of[place].tolist(), strict=True)]
-            for place in taken
+            [(epoch, *pair) for pair in zip(order[places].tolist(), repeat_of[places].tolist(), strict=True)]
+            for places in taken
         )
-        for micro, place, samples in zip(plan, places, self._loader.fetch(keys), strict=True):
-            self._count(samples.failures)
-            yield Batch(*samples, place.stop - place.start, micro.update_size, micro.last_of_update, micro.stop)
+        for micro, samples in zip(plan, self._loader.fetch(keys), strict=True):
+            yield Batch(*samples, deal(micro).tolist(), micro.update_size, micro.last_of_update, micro.stop)
 
     def files(self, epoch: int, position: int, count: int) -> list[str]:
         """Returns the names of the samples at `count` places of an epoch's order, all ranks', from `position` on."""
@@ -189,18 +168,8 @@ class TrainLoader:
             order = epoch_order(self.num_samples, seed=self.seed, epoch=epoch)
         return repeated_order(order, self.repeats) if self.repeats > 1 else order
 
-    def _count(self, failures: list[str]) -> None:
-        for failure in failures:
-            if failure not in self.unreadable:
-                self.unreadable.append(failure)
-        if self.max_errors is not None and len(self.unreadable) > self.max_errors:
-            raise DataError(
-                f"{len(self.unreadable)} images cannot be read, more than DATA.MAX_ERRORS {self.max_errors}; the last: "
-                f"{self.unreadable[-1]} `python -m tools.check_dataset` lists all of them."
-            )
 
-
-class EvalLoader:
+class EvalLoader(EvalBatches):
     """One rank's shard, samples rank, rank + world_size, ..., in order and without padding.
 
     Iterating yields `Batch`es in which an update is the batch and `position` counts this rank's samples.
@@ -218,15 +187,11 @@ class EvalLoader:
         pin_memory: bool = False,
     ) -> None:
         self.source = source
+        self.num_samples = len(source.labels)
         self._indices = range(rank, len(source.labels), world_size)
         self.batch_size = batch_size
         dataset = ImageDataset(source, transform=transform, seed=None)
         self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of all ranks."""
-        return len(self.source.labels)
 
     def __iter__(self) -> Iterator[Batch]:
         starts = range(0, len(self._indices), self.batch_size)
@@ -235,4 +200,4 @@ class EvalLoader:
         for samples in self._loader.fetch(keys):
             count = len(samples.labels)
             position += count
-            yield Batch(*samples, count, count, True, position)
+            yield Batch(*samples, list(range(count)), count, True, position)

@@ -20,6 +20,8 @@ MODES = ("batch", "pair", "elem")
 class Mixer:
     """Mixes the images and the labels of a batch of any size; an image whose partner is itself stays as it is.
 
+    What is random is drawn for all samples of an update, of which the batch may be a part: the same for every division.
+
     Attributes:
         num_classes: K, the width of the targets.
         mixup_alpha: Mixup draws its weight from Beta(alpha, alpha); 0 turns mixup off.
@@ -27,7 +29,7 @@ class Mixer:
         cutmix_minmax: Instead of by `cutmix_alpha`, a box's sides are drawn between these shares of the image's.
         prob: Probability of mixing at all.
         switch_prob: Probability of CutMix where both are on.
-        mode: One draw for the batch, for each pair (i, B-1-i), or for each image ("elem").
+        mode: One draw for the update, for each pair (i, U-1-i) of its U samples, or for each image ("elem").
     """
 
     num_classes: int
@@ -39,21 +41,30 @@ class Mixer:
     mode: str = "batch"
 
     def __call__(
-        self, images_BCHW: torch.Tensor, labels_B: torch.Tensor, seed: int
+        self,
+        images_BCHW: torch.Tensor,
+        labels_B: torch.Tensor,
+        seed: int,
+        rows: Sequence[int] | None = None,
+        update_size: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns mixed images (B, C, H, W) and targets (B, K) float32 whose rows sum to 1.
 
         Args:
             images_BCHW: Normalised images.
             labels_B: int64 class indices.
-            seed: Decides every draw.
+            seed: Decides every draw of the update.
+            rows: Which of the update's samples these are; None if they are all.
+            update_size: Samples of the update; None for the batch's.
         """
         batch_size, _, height, width = images_BCHW.shape
-        draws = {"batch": 1, "pair": (batch_size + 1) // 2, "elem": batch_size}[self.mode]
+        update_size = update_size or batch_size
+        draws = {"batch": 1, "pair": (update_size + 1) // 2, "elem": update_size}[self.mode]
         keep, boxes = self._draw(draws, height, width, seed)
-        if self.mode == "pair":
-            mirror = np.minimum(np.arange(batch_size), np.arange(batch_size)[::-1])
-            keep, boxes = keep[mirror], boxes[mirror]
+        if self.mode != "batch":
+            own = np.arange(batch_size) if rows is None else np.asarray(rows)
+            own = np.minimum(own, update_size - 1 - own) if self.mode == "pair" else own
+            keep, boxes = keep[own], boxes[own]
         # One small copy to the device for all parameters; D is 1 or B.
         parameters = torch.from_numpy(np.concatenate([keep[:, None], boxes], axis=1).astype(np.float32))
         parameters_D5 = parameters.to(images_BCHW.device, non_blocking=True)

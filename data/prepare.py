@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from data.erasing import erase
-from data.loaders import Batch
 from data.mixing import Mixer, build_mixer
+from swin.batches import Batch
 from swin.config import Config
 from swin.preprocess import Normalise, build_normalise
 
@@ -31,12 +31,14 @@ class Prepare:
         Args:
             batch: As loaded.
             device: Where the results are wanted.
-            seed: Decides the mixing.
+            seed: Decides the mixing; the same for all parts of an update.
         """
         images_BCHW = self.normalise(batch.images.to(device, non_blocking=True))
         labels_B = batch.labels.to(device, non_blocking=True)
         erase(images_BCHW, batch.rectangles, self.erase_mode)
-        return self.mix(images_BCHW, labels_B, seed) if self.mix else (images_BCHW, labels_B)
+        if self.mix is None:
+            return images_BCHW, labels_B
+        return self.mix(images_BCHW, labels_B, seed, batch.rows or [0], batch.update_size)
 
 
 def build_prepare(cfg: Config, num_classes: int) -> Prepare:

@@ -13,10 +13,11 @@ import numpy as np
 
 
 class MicroBatch(NamedTuple):
-    """One forward and backward pass of all ranks: the places [start, stop) of an epoch's order."""
+    """One forward and backward pass of all ranks: the places [start, stop) of an epoch, as `update_rows` deals them."""
 
     start: int
     stop: int
+    update_start: int
     update_size: int  # samples of all ranks and micro-batches in the update it belongs to
     last_of_update: bool
 
@@ -92,7 +93,7 @@ def plan_epoch(
         update_stop = min(update_start + update_size, num_samples)
         for start in range(update_start, update_stop, micro_size):
             stop = min(start + micro_size, update_stop)
-            yield MicroBatch(start, stop, update_stop - update_start, stop == update_stop)
+            yield MicroBatch(start, stop, update_start, update_stop - update_start, stop == update_stop)
 
 
 def rank_slice(micro: MicroBatch, *, rank: int, world_size: int) -> slice:
@@ -103,3 +104,21 @@ def rank_slice(micro: MicroBatch, *, rank: int, world_size: int) -> slice:
     share, extra = divmod(micro.stop - micro.start, world_size)
     start = micro.start + rank * share + min(rank, extra)
     return slice(start, start + share + (rank < extra))
+
+
+def update_rows(micro: MicroBatch, *, rank: int, world_size: int, in_pairs: bool) -> np.ndarray:
+    """Returns which samples of the update a rank takes in a micro-batch: ascending, counted from the update's first.
+
+    Args:
+        micro: The micro-batch.
+        rank: This process's rank.
+        world_size: Number of ranks.
+        in_pairs: Whether first and last, second and last but one, ... are dealt out together. Mixing pairs a sample
+            with the one as far from the other end of its batch, so that pairs then do not depend on how an update is
+            divided, as long as each part has an even number of samples.
+    """
+    rows = np.arange(micro.update_size)
+    if in_pairs:
+        rows = np.stack([rows, rows[::-1]], axis=1).ravel()[: micro.update_size]
+    dealt = rank_slice(micro, rank=rank, world_size=world_size)
+    return np.sort(rows[dealt.start - micro.update_start : dealt.stop - micro.update_start])

@@ -4,14 +4,18 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from swin.errors import ConfigError
+from swin.errors import ConfigError, SwinError
+
+T = TypeVar("T")
 
 # glibc's M_TRIM_THRESHOLD and M_TOP_PAD, in bytes, and M_MMAP_MAX: blocks of their own would go back when freed.
 _MALLOC_OPTIONS = ((-1, 1 << 29), (-2, 1 << 26), (-4, 0))
@@ -27,12 +31,14 @@ class Distributed:
         world_size: How many processes there are.
         local_rank: Its number among those of this machine.
         device: What it computes on.
+        local_world_size: How many of the processes are on this machine.
     """
 
     rank: int
     world_size: int
     local_rank: int
     device: torch.device
+    local_world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -104,7 +110,7 @@ def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distri
             timeout=timedelta(seconds=timeout_sec),
             device_id=chosen if chosen.type == "cuda" else None,
         )
-    return Distributed(rank, world_size, local_rank, chosen)
+    return Distributed(rank, world_size, local_rank, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -120,6 +126,34 @@ def barrier() -> None:
         dist.barrier()
 
 
+def gather(value: Any) -> list[Any]:
+    """What each process gives, in the order of their ranks, on all of them; for small things that pickle can hold."""
+    if not _is_joined():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Call a function in the main process alone, and give what it returns, or raise what it raises, on all of them.
+
+    Raises:
+        SwinError: whatever the function raised.
+    """
+    outcome: tuple[Any, SwinError | None] = (None, None)
+    if not _is_joined() or dist.get_rank() == 0:
+        try:
+            outcome = (function(), None)
+        except SwinError as error:
+            outcome = (None, error)
+    result, failure = gather(outcome)[0]
+    if failure is not None:
+        failure.is_shared = True
+        raise failure
+    return result
+
+
 def shutdown() -> None:
     """Leave the other processes; harmless when there are none."""
     if _is_joined():
@@ -131,13 +165,13 @@ def is_collective_error(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
-def explain_timeout(error: BaseException, rank: int, step: int) -> str:
+def explain_timeout(error: BaseException, rank: int, step: int | None) -> str:
     """Say in one message which process gave up where, for an error with `is_collective_error`.
 
     Args:
         error: What the collective raised.
         rank: This process.
-        step: The update it was in.
+        step: The update it was in; None before the first.
     """
     # Without gloo's source locations before the fact and its advice after it.
     detail = re.sub(r"\[/[^\]]*\]\s*| This is typically.*", "", " ".join(str(error).split()))
@@ -150,7 +184,8 @@ def explain_timeout(error: BaseException, rank: int, step: int) -> str:
     else:
         cause = "lost the connection to another process"
         advice = "The first error is in the output of the rank that ended first."
-    return f"Rank {rank} {cause} in update {step}. {advice} ({detail})"
+    where = "before training began" if step is None else f"in update {step}"
+    return f"Rank {rank} {cause} {where}. {advice} ({detail})"
 
 
 def _use(device: torch.device) -> torch.device:

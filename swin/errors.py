@@ -6,13 +6,27 @@ is a bug in this project.
 
 
 class SwinError(Exception):
-    """Base of all errors meant for users."""
+    """Base of all errors meant for users.
+
+    Attributes:
+        exit_code: of the program that ends with it.
+        is_shared: whether every process of a run raises it, so that the main one alone need say it.
+    """
 
     exit_code = 2
+    is_shared = False
+
+    def __init__(self, message: str, *, is_shared: bool | None = None) -> None:
+        """Make an error; `is_shared` only where it differs from the class's."""
+        super().__init__(message)
+        if is_shared is not None:
+            self.is_shared = is_shared
 
 
 class ConfigError(SwinError):
     """A configuration file, option or flag that cannot be used."""
+
+    is_shared = True
 
 
 class DataError(SwinError):
@@ -27,6 +41,7 @@ class NonFiniteError(SwinError):
     """Training was stopped because losses or gradients stayed infinite or NaN."""
 
     exit_code = 4
+    is_shared = True
 
 
 class ProcessGroupError(SwinError):
@@ -36,6 +51,13 @@ class ProcessGroupError(SwinError):
 
 
 class RunStoppedError(SwinError):
-    """Training was stopped by a signal after everything was saved."""
+    """The run was stopped by a signal, with everything saved that there was."""
 
     exit_code = 3
+    is_shared = True
+
+
+class InterruptedRunError(SwinError):
+    """The run was ended at once, by a second Ctrl-C: what came after the last checkpoint is lost."""
+
+    exit_code = 130  # what a shell reports of a program that SIGINT ended

@@ -55,6 +55,8 @@ class Logger:
     def open(self, run_dir: Path, *, step: int, evaluated: bool = True, has_metrics: bool = True) -> None:
         """Append to the files of a run from here on, after cutting its metrics back to where it is resumed.
 
+        A run that goes back to an earlier checkpoint opens them again.
+
         Args:
             run_dir: The run's folder, which exists.
             step: Updates done; rows of later updates, of a process that was killed, go.
@@ -63,9 +65,10 @@ class Logger:
         """
         if not self._is_main:
             return
-        self._log = _RecordFile(run_dir / "log.txt")
-        for line in self._early_lines:
-            self._log.write(line)
+        if self._log is None:
+            self._log = _RecordFile(run_dir / "log.txt")
+            for line in self._early_lines:
+                self._log.write(line)
         if has_metrics:
             self._open_metrics(run_dir, step, evaluated)
 
@@ -144,6 +147,9 @@ class Logger:
                 self._print(f"error: {error}", sys.stderr)
 
     def _open_metrics(self, run_dir: Path, step: int, evaluated: bool) -> None:
+        if self._metrics and self._board:
+            self._metrics.close()
+            self._board.close()
         path = run_dir / "metrics.jsonl"
         content = _read(path)
         kept, cut = _split_rows(content, step, evaluated)

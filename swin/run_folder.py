@@ -147,8 +147,8 @@ class RunFolder:
         """
         self._status = {"started": _now(), "epoch": None, "position": None, "samples": None, "step": None}
         write_atomically(self.path / "config.yaml", encode(config_yaml))
-        self._write_json("classes", list(classes))
-        self._write_json("environment", describe_environment(argv))
+        self.write_json("classes", list(classes))
+        self.write_json("environment", describe_environment(argv))
 
     def write_status(self, state: str, *, exit_code: int | None = None, message: str = "", **progress: int) -> None:
         """Write status.json; before `begin` do nothing, since a refused start leaves an earlier run's status alone.
@@ -166,7 +166,7 @@ class RunFolder:
             return
         self._status |= progress
         end = {"state": state, "exit_code": exit_code, "message": message}
-        self._write_json("status", {**end, **self._status, "updated": _now()})
+        self.write_json("status", {**end, **self._status, "updated": _now()})
 
     def remove_leftovers(self) -> list[Path]:
         """Remove temporary files that dead processes left here and in checkpoints/; call it under the lock.
@@ -201,7 +201,12 @@ class RunFolder:
                     folder.rmdir()
         self._made = []
 
-    def _write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: Any) -> None:
+        """Write `<name>.json` atomically, in a folder that is made where there is none."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.path / f"{name}.json", encode(text))
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the update number."""
+"""Learning-rate schedules as pure functions of how far a run is, in updates."""
 
 import math
 from bisect import bisect_right
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from swin.config import Config
 from swin.errors import ConfigError
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[float], float]
 
 
 def make_schedule(
@@ -49,16 +49,17 @@ def make_schedule(
         gamma: Factor of each decay of `multistep`.
 
     Returns:
-        A function from the number of an update (the first is 0) to its learning rate.
+        A function from the number of an update (the first is 0) to its learning rate. An update of another size than
+        the schedule was laid out for may begin at a fraction.
 
     Raises:
         ConfigError: If the name is unknown, or `step` has no `decay_steps`.
     """
 
-    def progress(step: int, start: int) -> float:
+    def progress(step: float, start: int) -> float:
         return min(1.0, (step - start) / max(1, total_steps - start))
 
-    def cosine(step: int) -> float:
+    def cosine(step: float) -> float:
         share = progress(step, warmup_steps if warmup_prefix else 0)
         return min_lr + 0.5 * (peak_lr - min_lr) * (1 + math.cos(math.pi * share))
 
@@ -75,7 +76,7 @@ def make_schedule(
         raise ConfigError(f"The step schedule needs at least 1 update between decays, found {decay_steps}.")
     decay = decays[name]
 
-    def schedule(step: int) -> float:
+    def schedule(step: float) -> float:
         if step < warmup_steps:
             return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps
         return decay(step)
@@ -92,8 +93,8 @@ def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int)
 
     Args:
         cfg: The configuration.
-        effective_batch: Samples in one update, over all processes and accumulated micro-batches.
-        updates_per_epoch: Updates in one epoch.
+        effective_batch: Samples in one update, over all processes and accumulated micro-batches, when the run began.
+        updates_per_epoch: Updates in one epoch of these.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
     scale = effective_batch / train.LR_REFERENCE_BATCH if train.LR_REFERENCE_BATCH else 1.0
@@ -102,12 +103,11 @@ def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int)
         peak_lr=train.BASE_LR * scale,
         warmup_lr=train.WARMUP_LR * scale,
         min_lr=train.MIN_LR * scale,
-        # Epoch counts may be fractions, as in the official code.
-        total_steps=int(train.EPOCHS * updates_per_epoch),
-        warmup_steps=int(train.WARMUP_EPOCHS * updates_per_epoch),
+        total_steps=train.EPOCHS * updates_per_epoch,
+        warmup_steps=train.WARMUP_EPOCHS * updates_per_epoch,
         warmup_prefix=scheduler.WARMUP_PREFIX,
-        decay_steps=int(scheduler.DECAY_EPOCHS * updates_per_epoch),
+        decay_steps=scheduler.DECAY_EPOCHS * updates_per_epoch,
         decay_rate=scheduler.DECAY_RATE,
-        milestones=[int(epoch * updates_per_epoch) for epoch in scheduler.MULTISTEPS],
+        milestones=[epoch * updates_per_epoch for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
     )

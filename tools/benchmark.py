@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.datasets import ArrayImages
-from data.loaders import Batch, TrainLoader
+from data.loaders import TrainLoader
 from data.prepare import Prepare
+from swin.batches import Batch
 from swin.distributed import Distributed, keep_freed_memory
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
-from swin.engine.step import StepSetup, StepTotals, train_step
+from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import Action, Floor, Timing, interleave, peak_bytes
 from swin.errors import ConfigError, SwinError
 from swin.losses import make_loss
@@ -152,14 +152,23 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
     makes of images in memory."""
     ours = _model(args, device)
     images, labels = _batch(args, ours, device)
-    state = TrainState(ours, _optimizer(ours), precision.make_scaler(), None)
-    dist = Distributed(0, 1, 0, device)
-    setup = StepSetup(ours, make_loss(smoothing=0.1), lambda *_: (images, labels), precision, dist, 5.0, seed=0)
-    loaded_setup = replace(setup, prepare=Prepare(Normalise([0.5] * 3, [0.5] * 3)))
+    state = TrainState(
+        model=ours,
+        optimizer=_optimizer(ours),
+        scaler=precision.make_scaler(),
+        ema=None,
+        loss=make_loss(smoothing=0.1),
+        prepare=lambda *_: (images, labels),
+        precision=precision,
+        dist=Distributed(0, 1, 0, device),
+        clip_grad=5.0,
+        seed=0,
+    )
+    loaded_state = replace(state, prepare=Prepare(Normalise([0.5] * 3, [0.5] * 3)))
     loaded = _loaded_batches(args, ours, device)
     count = len(images)
-    batch = SimpleNamespace(num_valid=count, update_size=count, last_of_update=True, position=0)
-    totals = StepTotals(device)
+    batch = Batch(images, labels, torch.empty(0, 6), [], list(range(count)), count, True, 0)
+    totals, steps = StepTotals(device), itertools.count()
     bare_model = _model(args, device)
     bare_optimizer = _optimizer(bare_model)
 
@@ -173,8 +182,8 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
 
     actions: dict[str, Action] = {
         "bare": bare,
-        "loop": lambda: train_step(setup, state, itertools.repeat(batch), 1e-5, totals),
-        "loader": lambda: train_step(loaded_setup, state, loaded, 1e-5, totals),
+        "loop": lambda: train_step(state, next(steps), itertools.repeat(batch), 1e-5, totals, []),
+        "loader": lambda: train_step(loaded_state, next(steps), loaded, 1e-5, totals, []),
     }
     timings = interleave(actions, count, rounds=args.rounds, warmup=args.warmup, device=device)
     shares = {name: timings[name].ratio(timings["bare"]) for name in ("loop", "loader")}

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images, targets = data.prepare(batch, torch.device("cpu"), cfg.SEED)
     if targets.ndim == 1:
         targets = torch.nn.functional.one_hot(targets, len(data.classes)).float()
-    normalise = data.prepare.normalise
+    normalise = data.normalise
     draw_batch(images * normalise.std_C11 + normalise.mean_C11, targets, data.classes).save(options.output)
     print(f"{options.output}: {len(images)} images of epoch {options.epoch}")
     return 0

@@ -1,8 +1,7 @@
-"""Checkpoints on disk: written atomically, read with verification, the last few and the best kept."""
+"""Checkpoints on disk: written atomically and read with verification."""
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,49 +94,3 @@ def epoch_checkpoints(folder: Path) -> list[Path]:
 
 def _epoch_of(pair: tuple[re.Match[str] | None, Path]) -> int:
     return int(pair[0].group(1)) if pair[0] else -1
-
-
-def find_latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable checkpoint of a folder, with its content; damaged ones are passed over with a warning.
-
-    Raises:
-        CheckpointError: there are checkpoints, but none can be read. Starting anew would then lose a run in silence.
-    """
-    candidates = [path for path in (folder / LAST, *epoch_checkpoints(folder)) if path.is_file()]
-    for path in candidates:
-        try:
-            return path, read_checkpoint(path)
-        except CheckpointError as error:
-            warn(f"{error} Falling back to the checkpoint before it.")
-    if candidates:
-        raise CheckpointError(
-            f"none of the {len(candidates)} checkpoints in {folder} can be read; "
-            "move the folder away or choose another --tag to start anew."
-        )
-    return None
-
-
-def save_epoch(folder: Path, epoch: int, content: dict[str, Any], *, numbered: bool, is_best: bool, keep: int) -> Path:
-    """Write the checkpoint of a finished epoch under the names that apply, then remove numbered ones beyond `keep`.
-
-    Args:
-        folder: where checkpoints go.
-        epoch: number of the epoch, from 0.
-        content: what `read_checkpoint` describes.
-        numbered: also keep it as ckpt_epoch_E.pth.
-        is_best: also keep it as best.pth.
-        keep: numbered files to leave; 0 for all.
-
-    Returns:
-        Path of last.pth.
-    """
-    last = folder / LAST
-    write_checkpoint(last, content)
-    if numbered:
-        link_checkpoint(last, folder / f"ckpt_epoch_{epoch}.pth")
-    if is_best:
-        link_checkpoint(last, folder / BEST)
-    if keep:
-        for path in epoch_checkpoints(folder)[keep:]:
-            path.unlink(missing_ok=True)
-    return last

@@ -1,16 +1,18 @@
 """Evaluation with exact counts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from swin.batches import EvalBatches
 from swin.distributed import Distributed, all_reduce_sum
 from swin.engine.precision import Precision
-from swin.errors import DataError
+from swin.engine.signals import StopRequest
+from swin.errors import DataError, RunStoppedError
 
 
 @dataclass(frozen=True)
@@ -44,76 +46,61 @@ class EvalResult:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: EvalBatches,
     *,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
+    normalise: Callable[[Tensor], Tensor],
     precision: Precision,
     dist: Distributed,
-    num_samples: int,
+    stop: StopRequest | None = None,
 ) -> EvalResult:
     """Classify a data set, each process its own share of it.
 
     Correct and seen samples are counted as integers and added over processes, so the result depends on neither batch
-    size nor the number of processes. `model` must not be a distributed wrapper: shares may differ in length.
+    size nor the number of processes. Nothing waits for the device before the end.
 
     Args:
-        model: images (b, C, H, W) to logits (b, K).
-        batches: this process's batches with `images`, uint8, and `labels`.
+        model: images (b, C, H, W) to logits (b, K); not a distributed wrapper, since shares may differ in length.
+        batches: what to evaluate.
         normalise: images as loaded, on the device, to images as the model takes them.
-        num_samples: size of the whole set.
+        precision: number format of the model.
+        dist: where this process stands.
+        stop: a request that ends it early, on any of the processes.
 
     Raises:
         DataError: the set is empty.
+        RunStoppedError: a process was asked to stop before it was done.
     """
-    if not num_samples:
+    if not batches.num_samples:
         raise DataError("the validation set holds no images; there is nothing to evaluate.")
     was_training = model.training
     model.eval()
-    counts = torch.zeros(3, dtype=torch.int64, device=dist.device)  # correct1, correct5, seen
     # float64 where there is one: a sum of 50,000 losses in float32 would depend on the order of its terms.
-    loss_sum = torch.zeros((), device=dist.device, dtype=torch.float32 if dist.device.type == "mps" else torch.float64)
-    k = 1
+    kind = torch.float32 if dist.device.type == "mps" else torch.float64
+    counts, loss_sum = (
+        torch.zeros(2, dtype=torch.int64, device=dist.device),
+        torch.zeros(1, 1, dtype=kind).to(dist.device),
+    )
+    seen, k = 0, 0
     for batch in batches:
+        if stop and stop.requested:
+            break
         images = normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images).float()
         k = min(5, logits.shape[1])
         hits = logits.topk(k, dim=1).indices == labels[:, None]  # (b, k)
-        counts += torch.stack(
-            [hits[:, 0].sum(), hits.any(dim=1).sum(), hits.new_tensor(len(labels), dtype=torch.int64)]
-        )
-        loss_sum += F.cross_entropy(logits, labels, reduction="none").to(loss_sum.dtype).sum()
+        counts += torch.stack([hits[:, 0].sum(), hits.sum()])  # a label is hit once at most
+        loss_sum += F.cross_entropy(logits, labels, reduction="none").to(kind).sum()
+        seen += len(labels)
     model.train(was_training)
-    widest = torch.tensor(k, device=dist.device)  # a process without samples has seen no logits
-    if dist.world_size > 1:
-        torch.distributed.all_reduce(widest, op=torch.distributed.ReduceOp.MAX)
-    all_reduce_sum(counts)
-    all_reduce_sum(loss_sum)
-    correct1, correct5, seen = counts.tolist()
-    assert seen == num_samples, f"evaluated {seen} of {num_samples} samples"
-    return EvalResult(correct1, correct5, seen, loss_sum.item() / seen, int(widest))
-
-
-class EvalLoader(Protocol):
-    """What evaluation needs of a data loader."""
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of the whole set, over all processes."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """This process's batches; see `evaluate`."""
-
-
-def make_evaluation(
-    model: nn.Module,
-    loader: EvalLoader,
-    normalise: Callable[[torch.Tensor], torch.Tensor],
-    precision: Precision,
-    dist: Distributed,
-) -> Callable[[], EvalResult]:
-    """A function that measures the model, as it then is, on a loader's images; see `evaluate`."""
-    return lambda: evaluate(
-        model, loader, normalise=normalise, precision=precision, dist=dist, num_samples=loader.num_samples
-    )
+    # A process without samples has seen no logits, so that it does not know k.
+    widest = torch.zeros(6, dtype=torch.int64)
+    widest[k] = 1
+    totals = all_reduce_sum(torch.cat([counts, widest.to(dist.device), torch.tensor([seen]).to(dist.device)]))
+    correct1, correct5, *has_k, seen = totals.tolist()
+    loss = all_reduce_sum(loss_sum).item()
+    if seen < batches.num_samples:
+        name = stop.name if stop and stop.name else "a signal to another process"
+        raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
+    return EvalResult(correct1, correct5, seen, loss / seen, max(k for k in range(6) if has_k[k]))

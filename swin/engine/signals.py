@@ -1,9 +1,13 @@
-"""Stopping politely: a signal asks, the training loop saves and ends."""
+"""Stopping politely: a signal asks, and the run saves and ends."""
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+from swin.errors import RunStoppedError
 
 # Launchers repeat a signal that the terminal or the scheduler has already sent to every process; a second Ctrl-C later
 # than this comes from a person who does not want to wait.
@@ -12,14 +16,16 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") i
 
 
 class StopRequest:
-    """Context in which SIGTERM, SIGINT and SIGUSR1 (which SLURM can send before a job's end) set `requested`.
+    """Context in which SIGTERM, SIGINT and SIGUSR1 (which SLURM can send before a job's end) do not kill.
 
-    A second Ctrl-C some seconds after the first ends the program at once, as it would have without this context.
+    Before training, when there is nothing to save, they raise RunStoppedError at once. Inside `deferred` they only set
+    `requested`; a second Ctrl-C some seconds after the first then ends the program, as without this context.
     """
 
     def __init__(self) -> None:
         self.requested = False
         self.name = ""
+        self._is_deferred = False
         self._since = 0.0
         self._previous: dict[int, Any] = {}
 
@@ -27,13 +33,24 @@ class StopRequest:
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While training: signals are remembered until the loop looks at `requested`."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.requested:
-            self.requested = True
-            self.name = signal.Signals(number).name
-            self._since = time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._since > _REPEAT_SEC:
-            raise KeyboardInterrupt
+        is_first, self.requested = not self.requested, True
+        if is_first:
+            self.name, self._since = signal.Signals(number).name, time.monotonic()
+        if self._is_deferred:
+            if number == signal.SIGINT and not is_first and time.monotonic() - self._since > _REPEAT_SEC:
+                raise KeyboardInterrupt
+        elif is_first:  # a launcher's repetition must not interrupt the way out
+            raise RunStoppedError(f"stopped by {self.name} before training began; there was nothing to save")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,68 +1,77 @@
-"""Everything that a resumed run needs to continue bit for bit.
+"""What an update uses and changes, and what of it a resumed run needs to continue bit for bit.
 
-Random numbers need no saving: a training sample's come from (seed, epoch, index) and an update's from
-(seed, step, rank). The order of the samples comes from (seed, epoch), the learning rate from the step.
+Random numbers need no saving: a training sample's come from (seed, epoch, index) and an update's from (seed, step). The
+order of the samples comes from (seed, epoch), the learning rate from the progress.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from swin.batches import Prepare
+from swin.distributed import Distributed
 from swin.ema import Ema
+from swin.engine.precision import Precision
 from swin.errors import CheckpointError
+from swin.losses import Loss
+from swin.models import SwinTransformer
 from swin.weights import load_strictly
 
 
 @dataclass
 class TrainState:
-    """A run between two updates.
+    """A model in training.
 
     Attributes:
-        model: the model itself, not a wrapper of it.
-        epoch: the epoch at hand, from 0.
-        position: samples of that epoch, over all processes, which are done.
-        step: updates done since the start.
-        skipped: updates left out because loss or gradients were not finite.
-        best: highest accuracy (%) of any evaluation so far.
+        model: the model itself; it may be compiled in place.
+        loss: (logits, targets) to the loss of each sample (b,).
+        prepare: see `swin.batches.Prepare`.
+        clip_grad: greatest norm of the gradient; 0 for no limit.
+        seed: of mixing, dropout and stochastic depth.
+        network: the model as training calls it: itself, or DistributedDataParallel around it.
     """
 
-    model: nn.Module
+    model: SwinTransformer
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
     ema: Ema | None
-    epoch: int = 0
-    position: int = 0
-    step: int = 0
-    skipped: int = 0
-    best: float = 0.0
+    loss: Loss
+    prepare: Prepare
+    precision: Precision
+    dist: Distributed
+    clip_grad: float
+    seed: int
+    network: nn.Module = field(init=False)
 
-    def checkpoint(self, *, config: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-        """The state as tensors and plain values, see `swin.engine.checkpoint.read_checkpoint`."""
+    def __post_init__(self) -> None:
+        self.network = self.model
+        if self.dist.world_size > 1:
+            self.network = DistributedDataParallel(
+                self.model,
+                device_ids=[self.dist.device] if self.dist.device.type == "cuda" else None,
+                broadcast_buffers=False,  # the only buffers are indices that follow from the config
+                gradient_as_bucket_view=True,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors and counters, sharing memory with this object."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "ema": self.ema.state_dict() if self.ema else None,
-            "epoch": self.epoch - 1,
-            "position": self.position,
-            "step": self.step,
-            "skipped": self.skipped,
-            "max_accuracy": self.best,
-            "classes": list(classes),
-            "config": config,
         }
 
-    def restore(self, content: dict[str, Any], source: Path, *, updates_per_epoch: int) -> None:
-        """Take over a checkpoint's state.
+    def load_state_dict(self, content: dict[str, Any], source: Path) -> None:
+        """Take over a checkpoint's tensors and counters; none of them stays referenced.
 
         Args:
-            content: what `read_checkpoint` returned.
+            content: what `swin.engine.checkpoint.read_checkpoint` returned.
             source: the file, for messages.
-            updates_per_epoch: gives the step for checkpoints of the official repository, which lack it.
 
         Raises:
             CheckpointError: parts are missing, or shapes differ from the config's.
@@ -83,8 +92,3 @@ class TrainState:
                     f"the '{name}' state in {source} does not fit this config ({error}); resume with the config it was "
                     "written with, or use --pretrained to start a new run from its weights."
                 ) from None
-        self.epoch = int(content["epoch"]) + 1
-        self.position = int(content.get("position", 0))
-        self.step = int(content.get("step", self.epoch * updates_per_epoch))
-        self.skipped = int(content.get("skipped", 0))
-        self.best = float(content.get("max_accuracy", 0.0))

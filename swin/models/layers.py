@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from swin.kernels import (
     ATTEND_WINDOWS,
@@ -148,6 +147,31 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a branch is left out for a share `p` of the images and scaled up for the others.
+
+    Source: arXiv 1603.09382, by image.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def draw(self, num_images: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+        """The branch's factor for each image, (num_images,) float32: 0 or 1 / (1 - p); 1 where nothing is dropped."""
+        factors = torch.ones(num_images, device=device)
+        if self.training and self.p > 0:
+            factors.bernoulli_(1 - self.p, generator=generator).div_(max(1 - self.p, 1e-12))
+        return factors
+
+    def forward(self, x: Tensor, factors_B: Tensor | None) -> Tensor:
+        """Scale a branch (B, H, W, C) by what `draw` gave, or by factors drawn now if None."""
+        if not self.training or self.p == 0:
+            return x
+        factors_B = self.draw(len(x), x.device) if factors_B is None else factors_B
+        return x * factors_B.to(x.dtype).view(-1, 1, 1, 1)
+
+
 class SwinBlock(nn.Module):
     """Window attention and MLP, each after a LayerNorm and around a residual connection (equation 3 of the paper)."""
 
@@ -155,14 +179,15 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = attention
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
+        first_B, second_B = (None, None) if factors_2B is None else factors_2B
+        x = x + self.drop_path(self.attn(self.norm1(x)), first_B)
+        return x + self.drop_path(self.mlp(self.norm2(x)), second_B)
 
 
 class PatchMerging(nn.Module):
@@ -225,21 +250,22 @@ class SwinStage(nn.Module):
             self.blocks.append(SwinBlock(dim, attention, mlp_ratio, drop, drop_path[index]))
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input)."""
+    def forward(self, x: Tensor, drop_paths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input); `drop_paths` as for the model."""
         if x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or is_captured()):
             # A few images at a time, whose activations stay in the cache.
             images = max(1, CPU_TOKENS // (x.shape[1] * x.shape[2]))
             x = torch.cat([self._apply_blocks(part) for part in x.split(images)])
         else:
-            x = self._apply_blocks(x)
+            x = self._apply_blocks(x, drop_paths)
         return x, x if self.downsample is None else self.downsample(x)
 
-    def _apply_blocks(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
+    def _apply_blocks(self, x: Tensor, drop_paths: Tensor | None = None) -> Tensor:
+        for index, block in enumerate(self.blocks):
+            factors_2B = None if drop_paths is None else drop_paths[index]
             if self.use_checkpoint and self.training:
                 # The reentrant variant breaks DDP and gives frozen inputs no gradient.
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, factors_2B, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, factors_2B)
         return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swin.errors import ConfigError
-from swin.models.layers import PatchEmbed, PatchMerging, SwinStage
+from swin.models.layers import DropPath, PatchEmbed, PatchMerging, SwinStage
 
 
 class SwinTransformer(nn.Module):
@@ -173,22 +173,43 @@ class SwinTransformer(nn.Module):
             self.get_submodule(name).eval()
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
+    def draw_drop_paths(self, num_images: int, generator: torch.Generator) -> Tensor | None:
+        """Draw which images skip which branches in training, apart from the forward pass and on any device.
+
+        Args:
+            num_images: all B that an update sees, however they are divided.
+            generator: the source of the draws, on its device.
+
+        Returns:
+            `drop_paths` of `forward` for all of them, (sum(depths), 2, num_images); None if nothing is ever dropped.
+        """
+        paths = [module for module in self.modules() if isinstance(module, DropPath)]
+        if not any(path.training and path.p > 0 for path in paths):
+            return None
+        draws = [path.draw(num_images, generator.device, generator) for path in paths for _ in range(2)]
+        return torch.stack(draws).view(len(paths), 2, num_images)
+
+    def forward(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
         """Classify.
 
         Args:
             images: (B, in_chans, height, width), normalised.
+            drop_paths: what `draw_drop_paths` gave for these images, on their device; None to draw it here. Of no
+                effect in evaluation.
 
         Returns:
             Logits (B, num_classes).
         """
-        return self.head(self.forward_features(images).mean(dim=(1, 2)))
+        return self.head(self.forward_features(images, drop_paths).mean(dim=(1, 2)))
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
         """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches."""
         x = self._embed(images)
+        first = 0
         for stage in self.stages():
-            _, x = stage(x)
+            last = first + len(stage.blocks)
+            _, x = stage(x, None if drop_paths is None else drop_paths[first:last])
+            first = last
         return self.norm(x)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:

@@ -11,16 +11,16 @@ FEATURES = ["TRAIN.EMA.ENABLE", "True", "TRAIN.EMA.DECAY", "0.9", "TRAIN.ACCUMUL
 
 def stop_at(monkeypatch, step: int) -> None:
     """Send this process a SIGTERM when the given update is recorded."""
-    from swin.records import Records
+    from swin.logger import Logger
 
-    original = Records.metrics
+    original = Logger.metrics
 
     def metrics(self, kind, **fields):
         original(self, kind, **fields)
         if kind == "train" and fields["step"] == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Records, "metrics", metrics)
+    monkeypatch.setattr(Logger, "metrics", metrics)
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -13,8 +13,9 @@ from PIL import Image
 
 from data.build import open_sets
 from data.datasets import Source
-from data.loaders import Batch, TrainLoader
+from data.loaders import TrainLoader
 from data.transforms import make_train_transform
+from swin.batches import Batch
 from swin.config import Config, load_config
 from tools import pack_dataset
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data import Data, build_data
+from data import build_data
 from data.mixing import Mixer
+from swin.batches import Data
 from swin.config import load_config
 from swin.errors import ConfigError
 
@@ -42,7 +43,8 @@ def test_a_folder_becomes_loaders_and_a_mixer(flowers: Path) -> None:
     data = build({"DATA.DATA_PATH": str(flowers), "TRAIN.ACCUMULATION_STEPS": 2})
     assert data.classes == ["daisy", "tulip"]
     assert data.prepare.mix == Mixer(2, mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5, mode="batch")
-    assert (data.train.num_samples, data.train.updates_per_epoch, data.val.num_samples) == (10, 2, 4)
+    assert (data.train.num_samples, data.val.num_samples) == (10, 4)
+    assert sum(batch.last_of_update for batch in data.train.epoch(0)) == 2
     batches = list(data.train.epoch(0))
     assert [batch.update_size for batch in batches] == [8, 8, 2]
     assert batches[0].images.shape == (4, 3, 32, 32)
@@ -119,4 +121,4 @@ def test_a_class_count_that_agrees_or_was_not_set_is_fine(flowers: Path) -> None
 
 def test_no_more_workers_than_cores(flowers: Path) -> None:
     data = build({"DATA.DATA_PATH": str(flowers), "DATA.NUM_WORKERS": 4096})
-    assert data.num_workers < 4096
+    assert data.train.num_workers < 4096

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from swin import SwinTransformer
+from swin.batches import Data
 from swin.config import load_config
 from swin.distributed import Distributed
 from swin.engine.build import build_precision, build_state, describe_frozen
@@ -96,8 +97,9 @@ def test_the_config_freezes_when_the_state_is_built():
     options = ["TRAIN.FREEZE", "[patch_embed, layers.0]", "TRAIN.EMA.ENABLE", True, "AMP_ENABLE", False]
     cfg = load_config(opts=options)
     model = small()
-    precision = build_precision(cfg, Distributed(0, 1, 0, torch.device("cpu")))
-    state = build_state(cfg, model, precision)
+    dist = Distributed(0, 1, 0, torch.device("cpu"))
+    data = Data(["a", "b", "c"], None, None, prepare=None, normalise=None, class_counts=[])
+    state = build_state(cfg, model, data, build_precision(cfg, dist), dist)
     trained = sum(len(group["params"]) for group in state.optimizer.param_groups)
     assert trained == len(list(model.parameters())) - len(frozen_names(model))
     assert describe_frozen(model).startswith("frozen (TRAIN.FREEZE): ")

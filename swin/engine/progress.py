@@ -1,0 +1,49 @@
+"""How far a run is, in samples: what the order of the samples, the learning rate and the logs follow."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """Where a run stands between two updates.
+
+    Nothing here depends on how updates are divided into processes and micro-batches, and after another total batch a
+    run goes on where it was: the schedule is laid out once, for the total batch that the run began with.
+
+    Attributes:
+        num_samples: samples of an epoch, over all processes.
+        total_batch: samples of an update when the run began.
+        epoch: the epoch at hand, from 0.
+        position: samples of that epoch which are done.
+        step: updates done since the start; a count for people, of which nothing follows but random numbers.
+    """
+
+    num_samples: int
+    total_batch: int
+    epoch: int = 0
+    position: int = 0
+    step: int = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples done since the start."""
+        return self.epoch * self.num_samples + self.position
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates of an epoch at the total batch that the run began with, the smaller one at its end included."""
+        return -(-self.num_samples // self.total_batch)
+
+    @property
+    def update(self) -> float:
+        """Where the schedule stands, in updates of `total_batch`: a whole number as long as the total batch stays."""
+        return self.epoch * self.updates_per_epoch + self.position / self.total_batch
+
+    def advance(self, position: int) -> None:
+        """Count an update that ended at a position of the epoch."""
+        self.step += 1
+        self.position = position
+
+    def finish_epoch(self) -> None:
+        """Go on to the beginning of the next epoch."""
+        self.epoch, self.position = self.epoch + 1, 0
