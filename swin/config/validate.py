@@ -84,6 +84,15 @@ def _heads_divide_widths(v: Values) -> Iterator[str]:
             )
 
 
+@_rule(_ERRORS, "MODEL.SWIN.EMBED_DIM", "MODEL.SWIN.MLP_RATIO")
+def _mlp_has_a_width(v: Values) -> Iterator[str]:
+    if v["MODEL.SWIN.EMBED_DIM"] * v["MODEL.SWIN.MLP_RATIO"] < 1:
+        yield (
+            f"{v.show('MODEL.SWIN.MLP_RATIO')} of {v.show('MODEL.SWIN.EMBED_DIM')} channels is less than one: "
+            "raise MLP_RATIO"
+        )
+
+
 @_rule(_ERRORS, "DATA.MEAN", "DATA.STD", "MODEL.SWIN.IN_CHANS")
 def _statistics_for_each_channel(v: Values) -> Iterator[str]:
     channels = v["MODEL.SWIN.IN_CHANS"]
