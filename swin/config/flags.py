@@ -56,7 +56,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parsed, unknown = parser.parse_known_args(dashed)
     if unknown:
         near = get_close_matches(unknown[0][:100], [*parser._option_string_actions], n=1, cutoff=0.0)
-        parser.error(f"unknown argument {unknown[0]}; did you mean {near[0]}?")
+        message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See python main.py --help."
+        raise ConfigError(readable_lines([message])[0])
     return parsed
 
 

@@ -32,7 +32,7 @@ RANGES: dict[str, str] = {
     "[0, 1000000000]": "TRAIN.START_EPOCH TRAIN.WARMUP_EPOCHS TRAIN.LR_REFERENCE_BATCH TRAIN.ROLLBACK SAVE_FREQ_STEPS",
     "[1, 1000000]": "DATA.BATCH_SIZE TRAIN.ACCUMULATION_STEPS",
     "[1, 100000]": "DATA.IMG_SIZE MODEL.SWIN.PATCH_SIZE MODEL.SWIN.EMBED_DIM MODEL.SWIN.NUM_HEADS",
-    "[1, 1000]": """DATA.REPEATED_AUG MODEL.SWIN.IN_CHANS MODEL.SWIN.DEPTHS MODEL.SWIN.WINDOW_SIZE AUG.RECOUNT""",
+    "[1, 1000]": "DATA.REPEATED_AUG MODEL.SWIN.IN_CHANS MODEL.SWIN.DEPTHS MODEL.SWIN.WINDOW_SIZE AUG.RECOUNT",
     "[0, 1000]": "DATA.NUM_WORKERS AUG.COLOR_JITTER AUG.MIXUP AUG.CUTMIX AUG.CROP_PADDING",
     "(0, 1000]": "MODEL.SWIN.MLP_RATIO MODEL.SWIN.QK_SCALE",
     "[0, inf)": "TRAIN.WEIGHT_DECAY TRAIN.WARMUP_LR TRAIN.MIN_LR TRAIN.CLIP_GRAD SAVE_MINUTES",
@@ -46,8 +46,8 @@ RANGES: dict[str, str] = {
 }
 
 # Keys that take exactly this many values when they are lists.
-_MAX_STAGES = 10  # each halves the grid
 LENGTHS = {"DATA.IMG_SIZE": 2, "TRAIN.OPTIMIZER.BETAS": 2, "AUG.CUTMIX_MINMAX": 2, "AUG.SCALE": 2, "AUG.RATIO": 2}
+_MAX_STAGES = 10  # each halves the grid
 
 # Numbers of at most three digits: timm applies as many operations, or mixes as many chains of them.
 _POLICY = re.compile(
@@ -134,7 +134,8 @@ def _illegal_words(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if not _POLICY.fullmatch(values["AUG.AUTO_AUGMENT"]):
         yield (
             "AUG.AUTO_AUGMENT",
-            "rand-..., augmix-..., original, originalr, v0, v0r, 3a, ta_wide or none, as in rand-m9-mstd0.5-inc1",
+            "rand-..., augmix-..., original, originalr, v0, v0r, 3a, ta_wide or none, as in rand-m9-mstd0.5-inc1, "
+            "with numbers below 1,000",
         )
     if not _DEVICE.fullmatch(values["DEVICE"]):
         yield "DEVICE", "auto, cpu, mps, cuda or cuda:N, as in cuda:0"
