@@ -34,10 +34,10 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _PACKAGES = ("torchvision", "timm", "pillow", "numpy")
 
 
-def cannot_write(path: Path, error: OSError) -> ConfigError:
-    """The error for a file of a run that cannot be written: which, why and what to do."""
+def cannot_write(what: Path | str, error: OSError) -> ConfigError:
+    """The error for a file or folder of a run that cannot be written: which, why and what to do."""
     remedy = "free disk space or change --output" if error.errno in _NO_SPACE else "change --output"
-    return ConfigError(f"{path} cannot be written ({error.strerror or error}); {remedy}.")
+    return ConfigError(f"{what} cannot be written ({error.strerror or error}); {remedy}.")
 
 
 def encode(text: str) -> bytes:
@@ -104,9 +104,7 @@ class RunFolder:
                         return is_locked
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         except OSError as error:
-            raise ConfigError(
-                f"the run's folder {self.path} cannot be made or written ({error.strerror}); change --output."
-            ) from None
+            raise cannot_write(f"the run's folder {self.path}", error) from None
 
     def set_aside(self) -> Path | None:
         """Rename the locked folder to `<name>.YYYY-MM-DD_HH-MM-SS`, and make and lock an empty one in its place.
@@ -213,9 +211,8 @@ class RunFolder:
     def _make_folders(self) -> None:
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         for folder in reversed(missing):
-            with suppress(FileExistsError):  # another process was faster, and removes it if it may
-                folder.mkdir()
-                self._made.append(folder)
+            folder.mkdir(exist_ok=True)  # another process may start at this very moment
+            self._made.append(folder)
 
     def _claim(self, descriptor: int) -> bool | None:
         """Lock an opened lock file; None if it was removed meanwhile and a new one has to be tried."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +139,9 @@ def test_of_processes_that_start_at_the_same_moment_one_wins(folder, start_other
         winner = several[answers.index("lock done")].pid
         assert sum(f"in use by process {winner} " in answer for answer in answers) == 2
         assert [other.ask("release") for other in several] == ["release done"] * 3
-        assert not folder.path.exists()
+        # An empty folder may stay: made by one process, and found by the one that locked it first.
+        assert not list(folder.path.glob("*"))
+        shutil.rmtree(folder.path.parents[1], ignore_errors=True)
 
 
 def test_a_lock_file_that_its_owner_removes_while_another_opens_it_is_not_what_is_locked(folder, monkeypatch):
@@ -299,9 +302,7 @@ def test_files_that_dead_processes_left_are_removed_and_no_others(folder):
 def test_impossible_folders_are_one_line(folder):
     folder.path.parent.parent.mkdir()
     folder.path.parent.touch()
-    with pytest.raises(
-        ConfigError, match=r"the run's folder .*tag cannot be made or written \(.+\); change --output\."
-    ):
+    with pytest.raises(ConfigError, match=r"the run's folder .*tag cannot be written \(.+\); change --output\."):
         folder.lock()
 
 
