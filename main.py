@@ -1,6 +1,5 @@
 """Train, evaluate or time a Swin Transformer: `python main.py --cfg FILE`, or the same under torchrun."""
 
-import gc
 import os
 import signal
 import sys
@@ -15,77 +14,20 @@ if __name__ == "__main__":  # the imports below take seconds, in which a signal 
     signal.signal(signal.SIGTERM, _stop_early)
     signal.signal(signal.SIGINT, _stop_early)
 
+import gc
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data import build_data
-from swin.batches import Data
-from swin.config import Config, dump_config
 from swin.config.flags import load_command_line
-from swin.distributed import (
-    Distributed,
-    explain_timeout,
-    from_main,
-    gather,
-    is_collective_error,
-    keep_freed_memory,
-    setup_distributed,
-    shutdown,
-)
-from swin.engine.build import build_precision, compile_model, describe_frozen, describe_model
-from swin.engine.evaluate import evaluate
-from swin.engine.plan import describe_plan, doubts
-from swin.engine.precision import Precision
-from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
+from swin.distributed import keep_freed_memory, setup_distributed, shutdown
+from swin.engine.build import build_precision
+from swin.engine.run import Job, explain, run_dry, run_evaluation, run_throughput, run_training
 from swin.engine.signals import StopRequest
-from swin.engine.step import train_step
-from swin.engine.throughput import measure_throughput
-from swin.engine.trainer import Trainer
-from swin.errors import ConfigError, InterruptedRunError, ProcessGroupError, RunStoppedError, SwinError
 from swin.logger import Logger
-from swin.models import SwinTransformer, build_model
 from swin.run_folder import RunFolder
-from swin.weights import load_weights, read_weights
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a command line asks for, and what all kinds of jobs need."""
-
-    cfg: Config
-    dist: Distributed
-    precision: Precision
-    logger: Logger
-    stop: StopRequest
-    folder: RunFolder
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the run begins anew, whatever is in its folder."""
-        return not (self.cfg.MODEL.RESUME or self.cfg.TRAIN.AUTO_RESUME)
-
-    def make_data(self, **options: Any) -> Data:
-        """The config's data as this process sees them; `options` as for `build_data`."""
-        return build_data(
-            self.cfg,
-            rank=self.dist.rank,
-            world_size=self.dist.world_size,
-            local_world_size=self.dist.local_world_size,
-            run_dir=None if self.is_fresh else self.folder.path,
-            **options,
-        )
-
-    def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
-        """The config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""
-        model = build_model(self.cfg, len(classes) if classes else self.cfg.MODEL.NUM_CLASSES)
-        model.classes = list(classes) if classes else None
-        self.logger.info(describe_model(self.cfg, model))
-        return model.to(self.dist.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,42 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def report(error: BaseException, rank: int, logger: Logger) -> int:
-    """Tell a user what ended the program, in one message; returns the exit status. A bug in this program is raised."""
-    failure = explain(error, rank)
-    if failure is None:
-        raise error
-    logger.error(str(failure))
-    if rank and not failure.is_shared:  # such as an image that this process alone has decoded
-        print(f"error (process {rank}): {failure}", file=sys.stderr)
-    return failure.exit_code
-
-
-def explain(error: BaseException, rank: int) -> SwinError | None:
-    """What a user is told of an error; None for a bug in this program, whose traceback says more."""
-    if isinstance(error, SwinError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        return InterruptedRunError("interrupted by a second Ctrl-C; the last checkpoint is intact.")
-    if isinstance(error, torch.OutOfMemoryError):
-        return ConfigError(
-            f"{str(error).splitlines()[0]} Lower --batch-size (and raise --accumulation-steps), or recompute "
-            "activations with --use-checkpoint. The last checkpoint is intact."
-        )
-    return ProcessGroupError(explain_timeout(error, rank, None)) if is_collective_error(error) else None
-
-
 def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
-    """Do what the command line asks for: throughput, evaluation, a dry run, or training."""
+    """Do what the command line asks for."""
     cfg, is_dry = load_command_line(arguments)
+    for warning in cfg.warnings:
+        logger.warning(warning)
     dist = setup_distributed(cfg.DEVICE, cfg.DIST_TIMEOUT)
     if dist.device.type == "cpu":
         keep_freed_memory()
-    for warning in cfg.warnings:
-        logger.warning(warning)
     torch.manual_seed(cfg.SEED)
     folder = RunFolder(Path(cfg.OUTPUT or "output") / cfg.MODEL.NAME / cfg.TAG)
-    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, folder)
+    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, folder, build_data)
     if cfg.THROUGHPUT_MODE:
         run_throughput(job)
     elif cfg.EVAL_MODE:
@@ -151,125 +68,15 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
         run_training(job, arguments)
 
 
-def run_throughput(job: Job) -> None:
-    """Time inference on random images of the config's size and batch."""
-    cfg, device = job.cfg, job.dist.device
-    model = job.make_model(None)
-    images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=device)
-    compile_model(model, cfg.TRAIN.COMPILE, device)
-    result = measure_throughput(model, images, job.precision)
-    job.logger.info(f"batch_size {len(images)} {result} ({job.precision.name} on {device})")
-    setting = {"batch_size": len(images), "precision": job.precision.name, "device": str(device)}
-    from_main(lambda: job.folder.write_json("throughput", {**setting, **result.fields()}))
-
-
-def run_evaluation(job: Job) -> None:
-    """Evaluate the named checkpoint or weight file, strictly; nothing is chosen automatically."""
-    cfg, logger = job.cfg, job.logger
-    flag, file = ("--resume", cfg.MODEL.RESUME) if cfg.MODEL.RESUME else ("--pretrained", cfg.MODEL.PRETRAINED)
-    if not file:
-        raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
-    weights = read_weights(file)
-    data = job.make_data(need_train=False, classes=weights.classes)
-    model = job.make_model(data.classes)
-    logger.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
-    assert data.val is not None
-    with job.stop.deferred():
-        result = evaluate(
-            model, data.val, normalise=data.normalise, precision=job.precision, dist=job.dist, stop=job.stop
-        )
-    logger.info(str(result))
-    from_main(lambda: job.folder.write_json("eval", result.fields()))
-
-
-def make_trainer(job: Job) -> Trainer:
-    """The run that the config describes, where the checkpoint stands that it continues from, if any."""
-    cfg, dist, logger, folder = job.cfg, job.dist, job.logger, job.folder
-    found = find_checkpoint(
-        folder.path / "checkpoints", resume=cfg.MODEL.RESUME, is_automatic=cfg.TRAIN.AUTO_RESUME, warn=logger.warning
-    )
-    data = job.make_data()
-    for note in data.notes:
-        logger.warning(note)
-    model = job.make_model(data.classes)
-    if found is None and cfg.MODEL.PRETRAINED:
-        logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
-    trainer = Trainer.from_config(
-        cfg, model, data, precision=job.precision, dist=dist, logger=logger, stop=job.stop, folder=folder
-    )
-    if cfg.TRAIN.FREEZE:
-        logger.info(describe_frozen(model))
-    if found is not None:
-        path, reason = found
-        content = read_agreed(path, dist)
-        logger.info(f"resuming from {path}, {reason}")
-        if cfg.MODEL.PRETRAINED:
-            logger.info(f"{cfg.MODEL.PRETRAINED} (--pretrained) is not used, since the run is resumed")
-        check_classes(content, data.classes, path)
-        trainer.restore(content, path)
-        if changes := changed_settings(content, cfg):
-            logger.info(f"settings that differ from the checkpoint's: {', '.join(changes)}")
-    logger.info(describe_plan(cfg, trainer))
-    for doubt in doubts(cfg, trainer):
-        logger.warning(doubt)
-    logger.show_warnings(gather(logger.warnings))
-    return trainer
-
-
-def run_dry(job: Job) -> None:
-    """Build everything and run one update on one batch, writing nothing."""
-    trainer = make_trainer(job)
-    batches = trainer.batches.epoch(trainer.progress.epoch, trainer.progress.position)
-    train_step(trainer.state, trainer.progress.step, batches, trainer.lr, trainer.totals, [])
-    loss, samples, *_ = trainer.totals.values.tolist()
-    job.logger.info(f"dry run: one update, loss {loss / samples:.4f}; nothing was written")
-
-
-def run_training(job: Job, arguments: Sequence[str]) -> None:
-    """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is."""
-    cfg, folder, is_main = job.cfg, job.folder, job.dist.is_main
-    from_main(folder.lock)
-    try:
-        trainer = make_trainer(job)
-        from_main(lambda: begin(job, trainer, arguments))
-        if trainer.progress.epoch >= cfg.TRAIN.EPOCHS and trainer.evaluated:
-            done = f"all {cfg.TRAIN.EPOCHS} epochs are done; best accuracy {trainer.best:.3f}. "
-            done += "Raise TRAIN.EPOCHS to go on."
-        else:
-            trainer.run()
-            done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
-        job.logger.info(done)
-        if is_main:
-            folder.write_status("done", exit_code=0, message=done)
-    except BaseException as error:
-        if is_main:
-            record_end(folder, error, job.dist.rank)
-        raise
-    finally:
-        if is_main:
-            folder.release()
-
-
-def record_end(folder: RunFolder, error: BaseException, rank: int) -> None:
-    """Write how a run ended other than well, since launchers replace its exit status."""
+def report(error: BaseException, rank: int, logger: Logger) -> int:
+    """Tell a user what ended the program, in one message; returns the exit status. A bug in this program is raised."""
     failure = explain(error, rank)
-    state = "stopped" if isinstance(failure, RunStoppedError) else "failed"
-    code = failure.exit_code if failure else 1
-    with suppress(ConfigError):  # on a full disk the run's own error says more
-        folder.write_status(state, exit_code=code, message=str(failure or repr(error)))
-
-
-def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> None:
-    """Make the folder the run's own, in the main process: earlier rows are cut back to where the run stands."""
-    cfg, folder = job.cfg, job.folder
-    if job.is_fresh and (aside := folder.set_aside()):
-        job.logger.info(f"the earlier run of this name is now in {aside} (TRAIN.AUTO_RESUME False)")
-    folder.begin(dump_config(cfg), trainer.data.classes, arguments)
-    if trainer.data.split:
-        folder.write_json("split", trainer.data.split)
-    folder.remove_leftovers()
-    job.logger.open(folder.path, step=trainer.progress.step, evaluated=trainer.evaluated)
-    folder.write_status("running", step=trainer.progress.step)
+    if failure is None:
+        raise error
+    logger.error(str(failure))
+    if rank and not failure.is_shared:  # such as an image that this process alone has decoded
+        print(f"error (process {rank}): {failure}", file=sys.stderr)
+    return failure.exit_code
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from swin.engine.watch import DataWatch
 from swin.errors import CheckpointError, ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.logger import Logger
 from swin.models import SwinTransformer
-from swin.run_folder import RunFolder
+from swin.run_folder import RunFolder, encode, write_atomically
 from swin.schedule import Schedule, build_schedule
 
 
@@ -135,6 +135,7 @@ class Trainer:
         self.totals = StepTotals(self.dist.device)
         self.make_schedule = make_schedule
         self.best, self.skipped, self.evaluated, self.rollbacks = 0.0, 0, True, 0
+        self.is_save_due, self.saved_at = False, time.monotonic()
         self._lay_out(Progress(data.train.num_samples, total_batch))
 
     @classmethod
@@ -218,14 +219,19 @@ class Trainer:
 
     def _save(self, epoch: int | None = None, *, is_best: bool = False) -> None:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
-        if not self.dist.is_main:
-            return
-        # A single overflow is how a loss scaler finds its scale.
-        if self.totals.streak.item() > (self.state.scaler is not None):
-            self.logger.warning("not saved, since the last updates were not finite; the checkpoint before stays")
-            return
-        self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
-        self._tell_status("running")
+        if self.dist.is_main and self._is_sound():
+            self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
+            self.is_save_due, self.saved_at = False, time.monotonic()
+            self._tell_status()
+
+    def _save_if_due(self) -> None:
+        """Save between the epochs' ends; a disk that is slower than that is asked for gets what it can take."""
+        if self.is_save_due and self.dist.is_main and not (self.writer.is_busy or self.writer.has_failed):
+            self._save()
+
+    def _is_sound(self) -> bool:
+        """Whether the last update was finite. A single overflow is how a loss scaler finds its scale."""
+        return self.totals.streak.item() <= (self.state.scaler is not None)
 
     def _settle(self) -> None:
         """Wait on all processes, however long it takes, until the main one has written its checkpoint.
@@ -246,10 +252,10 @@ class Trainer:
             if has_failed:
                 raise CheckpointError(str(error or "the main process could not write its checkpoint."), is_shared=True)
 
-    def _tell_status(self, state: str) -> None:
+    def _tell_status(self) -> None:
         progress = self.progress
         self.folder.write_status(
-            state, epoch=progress.epoch, position=progress.position, samples=progress.samples, step=progress.step
+            "running", epoch=progress.epoch, position=progress.position, samples=progress.samples, step=progress.step
         )
 
     def run(self) -> None:
@@ -268,9 +274,12 @@ class Trainer:
                 self._settle()
             except RunStoppedError as error:
                 self._settle()
-                raise RunStoppedError(
-                    f"{error}; everything is saved in {self.last}, and the same command continues from there."
-                ) from None
+                saved = f"everything is saved in {self.last}, and the same command continues from there"
+                if not self._is_sound():
+                    saved = (
+                        f"the last updates were not finite, so {self.last} is older; the same command continues from it"
+                    )
+                raise RunStoppedError(f"{error}; {saved}.") from None
             except RuntimeError as error:
                 if not is_collective_error(error):
                     raise
@@ -303,8 +312,7 @@ class Trainer:
         # Reading the device's counters would make a GPU wait, so there it is done every few updates only.
         is_cpu = self.dist.device.type == "cpu"
         check_steps = 1 if is_cpu else min(cadence.print_steps, cadence.max_nonfinite)
-        begin, logged = time.perf_counter(), replace(progress)
-        is_save_due, are_asked, saved_at = False, False, time.monotonic()
+        begin, logged, are_asked = time.perf_counter(), replace(progress), False
         while progress.position < progress.num_samples:
             lr, stop = self.lr, self.stop.requested or self.writer.has_failed
             position = train_step(self.state, progress.step, batches, lr, totals, self.watch.failures, stop)
@@ -317,8 +325,8 @@ class Trainer:
             if is_log:
                 self._log(lr, logged, time.perf_counter() - begin, batches.waited_sec)
                 begin, logged, batches.waited_sec = time.perf_counter(), replace(progress), 0.0
-            is_save_due |= cadence.save_steps > 0 and progress.step % cadence.save_steps == 0
-            is_save_due |= 0 < cadence.save_minutes * 60 <= time.monotonic() - saved_at
+            self.is_save_due |= cadence.save_steps > 0 and progress.step % cadence.save_steps == 0
+            self.is_save_due |= 0 < cadence.save_minutes * 60 <= time.monotonic() - self.saved_at
             # Alone, a process need not wait for the next update to know.
             if (are_asked or (self.dist.world_size == 1 and self.stop.requested)) and not is_end:
                 if not self.writer.has_failed:
@@ -327,10 +335,8 @@ class Trainer:
                     f"stopped by {self.stop.name or 'a signal to another process'} at step {progress.step} (epoch "
                     f"{progress.epoch}, sample {position} of {progress.num_samples})"
                 )
-            # A disk that is slower than the saves are frequent gets them as it can.
-            if is_save_due and not (is_end or self.writer.is_busy or self.writer.has_failed):
-                self._save()
-                is_save_due, saved_at = False, time.monotonic()
+            if not is_end:
+                self._save_if_due()
 
     def _check_finite(self) -> None:
         """Wait for the device, and see how many updates in a row were not finite."""
@@ -342,7 +348,7 @@ class Trainer:
         listing = self.folder.path / "nonfinite_batch.txt"
         if self.dist.is_main:
             files = self.batches.files(progress.epoch, first, progress.position - first)
-            listing.write_text("\n".join(files) + "\n", encoding="utf-8", errors="backslashreplace")
+            write_atomically(listing, encode("\n".join(files) + "\n"))
         exists = from_main(self.last.is_file)
         good = f"the last good checkpoint is {self.last}" if exists else "no checkpoint had been written yet"
         raise NonFiniteError(
@@ -385,6 +391,8 @@ class Trainer:
         if self._is_turn(self.cadence.save_epochs) or not self.evaluated:
             self._settle()
             self._save(self._numbered)
+        else:
+            self._save_if_due()
         self._evaluate_if_due()
 
     def _is_turn(self, every: int) -> bool:
