@@ -12,7 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data.datasets import Names, Sets, check_known
-from swin.errors import DataError
+from data.listings import as_label, read_lines
+from swin.errors import DataError, printable
+from swin.files import open_regular
+from swin.preprocess import MAX_FILE_BYTES
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 _OFFSET, _STORED_SIZE, _SIZE, _METHOD, _CHECKSUM = range(5)
@@ -29,7 +32,7 @@ class ZipArchive:
         members: Names of the members to read; number i is the i-th of them.
 
     Raises:
-        DataError: Not a zip, or a member is missing, encrypted or compressed in another way.
+        DataError: Not a zip, or a member is missing, encrypted, compressed in another way, or too large for an image.
     """
 
     def __init__(self, path: Path, members: Sequence[str]) -> None:
@@ -46,7 +49,14 @@ class ZipArchive:
             np.argsort(self._entries[numbers, _OFFSET])
         ]  # in file order: one pass over the disk
         stops = np.cumsum(self._entries[order, _SIZE])
-        self._cache = np.empty(stops[-1] if len(stops) else 0, dtype=np.uint8)
+        size = int(stops[-1]) if len(stops) else 0
+        try:
+            self._cache = np.empty(size, dtype=np.uint8)
+        except MemoryError:
+            raise DataError(
+                f"{self.path}: DATA.CACHE_MODE would keep {size / 1e9:.1f} GB of it, more than there is memory. Set "
+                "it to no."
+            ) from None
         for number, stop in zip(order.tolist(), stops.tolist(), strict=True):
             start = stop - int(self._entries[number, _SIZE])
             self._cache[start:stop] = np.frombuffer(self._read_file(number), dtype=np.uint8)
@@ -87,7 +97,7 @@ class ZipArchive:
     def _open(self) -> BinaryIO:
         if self._file is None or self._file_pid != os.getpid():
             # A file inherited from the parent process would share its position with it.
-            self._file = open(self.path, "rb")  # noqa: SIM115 (stays open for the next images)
+            self._file = open(open_regular(self.path), "rb")  # noqa: SIM115 (stays open for the next images)
             self._file_pid = os.getpid()
         return self._file
 
@@ -107,20 +117,22 @@ class ZipArchive:
 def _read_directory(path: Path, members: Iterable[str]) -> np.ndarray:
     entries = []
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(open_regular(path), "rb") as file, zipfile.ZipFile(file) as archive:
             for name in members:
                 info = archive.getinfo(name)
                 if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise DataError(f"{path}: {name} is encrypted or not deflated. Pack it stored or deflated.")
+                if max(info.file_size, info.compress_size) > MAX_FILE_BYTES:
+                    raise DataError(f"{path}: {name} is larger than {MAX_FILE_BYTES:,} bytes, which no image is.")
                 entries.append((info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC))
+            return np.array(entries, dtype=np.int64).reshape(-1, 5)
     except KeyError:
         raise DataError(
             f"{path}: holds no {name}, which its map lists. Names in the map are relative to the root of the zip; "
             "pack both again."
         ) from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, OverflowError, NotImplementedError, struct.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as a zip: {error}. Copy or pack it again.") from None
-    return np.array(entries, dtype=np.int64).reshape(-1, 5)
 
 
 def read_map(path: Path) -> tuple[Names, np.ndarray]:
@@ -135,23 +147,20 @@ def read_map(path: Path) -> tuple[Names, np.ndarray]:
     labels = array("q")
 
     def names() -> Iterator[str]:
-        with open(path, encoding="utf-8", errors="surrogateescape") as lines:
-            for line_number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                name, _, label = line.rstrip("\r\n").partition("\t")
-                if not name or not label.strip().isdecimal():
-                    raise DataError(
-                        f"{path}:{line_number}: found {line.strip()[:80]!r}, expected `path<TAB>label`, the label an "
-                        "integer from 0."
-                    )
-                labels.append(int(label))
-                yield name
+        for line_number, line in enumerate(read_lines(path), start=1):
+            if not line.strip():
+                continue
+            name, _, text = line.rstrip("\r\n").partition("\t")
+            label = as_label(text.strip())
+            if not name or label is None:
+                raise DataError(
+                    f"{path}:{line_number}: found {line.strip()[:80]!r}, expected `path<TAB>label`, the label an "
+                    "integer from 0."
+                )
+            labels.append(label)
+            yield name
 
-    try:
-        found = Names(names())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from None
+    found = Names(names())
     if not len(found):
         raise DataError(f"{path}: lists no images. Expected a line `path<TAB>label` for each.")
     return found, np.frombuffer(labels, dtype=np.int64)
@@ -166,7 +175,7 @@ class ZipImages:
         self.labels = labels
 
     def name(self, index: int) -> str:
-        return f"{self.archive.path}/{self.names[index]}"
+        return printable(f"{self.archive.path}/{self.names[index]}")
 
     def read(self, index: int) -> bytes:
         return self.archive.read(index)
@@ -188,8 +197,10 @@ def open_zips(
 
     Args:
         root: The folder that holds the four files.
-        cache_mode: Whose training bytes to keep in memory: "no", "full" for all, "part" for every world_size-th from
-            `rank` on. Unless "no", each rank also keeps those that it evaluates.
+        cache_mode: Which training images to keep in memory: "no", "full" for all, "part" for every world_size-th from
+            `rank` on. As each epoch is shuffled over all ranks, "part" holds 1 / world_size of what a rank reads: it
+            bounds the memory, and "full" is what spares reading. Unless "no", each rank also keeps all that it
+            evaluates.
         rank: This process's rank.
         world_size: Number of ranks.
         need_train: False to evaluate; then the two training files may be missing.
@@ -198,11 +209,12 @@ def open_zips(
     Raises:
         DataError: A file is missing or unfit, labels leave a gap, or the two maps contradict each other.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{root}: is not a folder. Expected one with train.zip, train_map.txt, val.zip, val_map.txt.")
     val_names, val_labels = read_map(root / "val_map.txt")
     origin = "the label map that was given"
     train = None
+    notes: tuple[str, ...] = ()
     if need_train or (classes is None and (root / "train_map.txt").exists()):
         names, labels = read_map(root / "train_map.txt")
         origin = origin if classes is not None else str(root / "train_map.txt")
@@ -212,6 +224,12 @@ def open_zips(
             train = _open_zip(root / "train.zip", names, labels)
             first, step = {"no": (len(names), 1), "full": (0, 1), "part": (rank, world_size)}[cache_mode]
             train.archive.cache(np.arange(first, len(names), step))
+            if cache_mode == "part" and world_size > 1:
+                notes = (
+                    f"DATA.CACHE_MODE part: each of the {world_size} processes keeps another 1/{world_size} of the "
+                    f"training images in memory, but reads from all: 1 in {world_size} is found there. With full all "
+                    f"are, at {world_size} times the memory.",
+                )
     elif classes is None:
         origin = str(root / "val_map.txt")
         classes = name_classes(val_names, val_labels, origin)
@@ -219,7 +237,7 @@ def open_zips(
     val = _open_zip(root / "val.zip", val_names, val_labels)
     if cache_mode != "no":
         val.archive.cache(np.arange(rank, len(val_names), world_size))
-    return Sets(list(classes), train, val)
+    return Sets(list(classes), train, val, notes)
 
 
 def _open_zip(path: Path, names: Sequence[str], labels: np.ndarray) -> ZipImages:

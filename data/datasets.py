@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from data.erasing import Rectangle
 from data.samplers import derive_seed
-from swin.errors import DataError
+from swin.errors import DataError, printable
 from swin.preprocess import open_input, read_file
 
 
@@ -62,7 +62,7 @@ class Source(Protocol):
     labels: np.ndarray  # int64 (number of images,)
 
     def name(self, index: int) -> str:
-        """Returns what logs and errors call an image."""
+        """Returns what logs, lists and errors call an image: one printable line."""
 
     def read(self, index: int) -> bytes | Image.Image:
         """Returns the bytes of an image file, or an image; raises DataError."""
@@ -77,10 +77,10 @@ class FolderImages:
         self.labels = labels
 
     def name(self, index: int) -> str:
-        return os.path.join(self.root, self.names[index])
+        return printable(os.path.join(self.root, self.names[index]))
 
     def read(self, index: int) -> bytes:
-        return read_file(self.name(index))
+        return read_file(os.path.join(self.root, self.names[index]))
 
 
 class ArrayImages:
@@ -106,12 +106,23 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class Sets:
-    """The two halves of a data set under one label map: label i means classes[i]."""
+    """The two halves of a data set under one label map: label i means classes[i].
+
+    Raises:
+        DataError: There is nothing to train on, or a class has a name that could not be printed, logged or saved.
+    """
 
     classes: list[str]
     train: Source | None
     val: Source
     notes: tuple[str, ...] = ()  # what a user should be told
+
+    def __post_init__(self) -> None:
+        if self.train is not None and not len(self.train.labels):
+            raise DataError("the training set holds no images; there is nothing to train on.")
+        for name in self.classes:
+            if printable(name) != name:
+                raise DataError(f"class {name[:80]!r}: its name is not UTF-8, or holds a control character. Rename it.")
 
 
 def check_known(found: Iterable[str], classes: Sequence[str], *, where: str | Path, origin: str) -> None:
@@ -120,8 +131,8 @@ def check_known(found: Iterable[str], classes: Sequence[str], *, where: str | Pa
     for name in found:
         if name not in known:
             nearest = get_close_matches(name, classes, n=1, cutoff=0.0)
-            hint = f"; the nearest of its {len(classes)} classes is {nearest[0]!r}" if nearest else ""
-            raise DataError(f"{where}: class {name!r} is unknown to {origin}{hint}. Rename or remove it.")
+            hint = f"; the nearest of its {len(classes)} classes is {nearest[0][:80]!r}" if nearest else ""
+            raise DataError(f"{where}: class {name[:80]!r} is unknown to {origin}{hint}. Rename or remove it.")
 
 
 class Failure(NamedTuple):

@@ -1,14 +1,16 @@
 """Class folders: one folder a class, with images at any depth."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
 
-from data.datasets import FolderImages, Sets, check_known
+from data.datasets import FolderImages, Names, Sets, check_known
 from data.splits import remembered_split
 from swin.errors import ConfigError, DataError
+from swin.files import file_kind
 from swin.preprocess import IMAGE_EXTENSIONS
 
 _LAYOUTS = (
@@ -31,7 +33,8 @@ def open_folders(
 ) -> Sets:
     """Opens {train,val}/<class>/ folders, or <class>/ folders of which a share is held out.
 
-    Labels count the names of the training folders in sorted order; val folders get theirs by name.
+    Labels count the names of the training folders in sorted order; val folders get theirs by name. Links are followed,
+    but for those to a folder that was entered already.
 
     Args:
         root: The folder that holds either layout.
@@ -45,7 +48,8 @@ def open_folders(
 
     Raises:
         ConfigError: `val_split` contradicts what is there.
-        DataError: Nothing of either layout is there, or a class is empty, or unknown to the label map.
+        DataError: Nothing of either layout is there, or a class is empty, or unknown to the label map; or a link gives
+            one folder two classes, or a name like an image's is a FIFO, socket or device.
     """
     train_root, val_root = root / "train", root / "val"
     train_names, val_names = _class_folders(train_root), _class_folders(val_root)
@@ -62,10 +66,8 @@ def open_folders(
     origin = "the label map that was given"
     if classes is None:
         classes, origin = (train_names, str(train_root)) if train_names else (val_names, str(val_root))
-    train = None
-    if need_train:
-        train = _label(train_root, _scan(train_root, train_names, extensions, refuse_empty=True), classes, origin)
-    val = _label(val_root, _scan(val_root, val_names, extensions, refuse_empty=False), classes, origin)
+    train = _scan(train_root, train_names, extensions, classes, origin, refuse_empty=True) if need_train else None
+    val = _scan(val_root, val_names, extensions, classes, origin, refuse_empty=False)
     if not len(val.labels):
         raise DataError(f"{val_root}: its class folders hold no images. {_LAYOUTS}.")
     return Sets(list(classes), train, val)
@@ -84,7 +86,7 @@ def _open_undivided(
     if not found:
         raise DataError(_nothing_here(root))
     origin = "the label map that was given" if classes is not None else str(root)
-    everything = _label(root, _scan(root, found, extensions, refuse_empty=True), classes or found, origin)
+    everything = _scan(root, found, extensions, classes or found, origin, refuse_empty=True)
     split = remembered_split(
         everything.names, everything.labels, share=val_split, seed=seed, run_dir=run_dir, is_main=is_main
     )
@@ -99,58 +101,120 @@ def _class_folders(root: Path) -> list[str]:
     """Returns the sorted names of the visible folders in a folder; none where there is no such folder."""
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if _is_visible(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if _is_visible(entry.name) and _is_folder(entry))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:
-        raise DataError(f"{root}: cannot be listed: {error.strerror}. Check its permissions.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{root}: cannot be listed: {error}. Check its permissions.") from None
 
 
 def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _scan(
-    root: Path, classes: Sequence[str], extensions: tuple[str, ...], *, refuse_empty: bool
-) -> dict[str, list[str]]:
-    """Returns the sorted paths, relative to the root, of each class's images; classes without any are left out."""
-    found = {name: sorted(_images_below(root, name, extensions)) for name in classes}
-    empty = [name for name, files in found.items() if not files]
+    root: Path,
+    folders: Sequence[str],
+    extensions: tuple[str, ...],
+    classes: Sequence[str],
+    origin: str,
+    *,
+    refuse_empty: bool,
+) -> FolderImages:
+    """Finds the images of class folders, sorted within each, and labels them by the folders' names."""
+    counts: dict[str, int] = {}
+    entered = _folders_above(root)
+
+    def paths() -> Iterator[str]:
+        for name in folders:
+            images = sorted(_images_below(root, name, extensions, entered))
+            counts[name] = len(images)
+            yield from images
+
+    names = Names(paths())
+    empty = [name for name, number in counts.items() if not number]
     if empty and refuse_empty:
         raise DataError(
-            f"{root}: {len(empty)} of {len(classes)} class folders hold no images: {_some(empty)}. Fill or remove "
+            f"{root}: {len(empty)} of {len(folders)} class folders hold no images: {_some(empty)}. Fill or remove "
             f"them; images end in {' '.join(extensions)}."
         )
-    return {name: files for name, files in found.items() if files}
-
-
-def _images_below(root: Path, class_name: str, extensions: tuple[str, ...]) -> list[str]:
-    def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed: {error.strerror}. Check its permissions.") from None
-
-    images: list[str] = []
-    for folder, subfolders, files in os.walk(root / class_name, onerror=fail, followlinks=True):
-        subfolders[:] = filter(_is_visible, subfolders)
-        inside = os.path.relpath(folder, root)
-        wanted = (name for name in files if name.lower().endswith(extensions) and _is_visible(name))
-        images += [f"{inside}{os.sep}{name}" for name in wanted]
-    return images
-
-
-def _label(root: Path, files: dict[str, list[str]], classes: Sequence[str], origin: str) -> FolderImages:
-    check_known(files, classes, where=root, origin=origin)
+    check_known((name for name, number in counts.items() if number), classes, where=root, origin=origin)
     label_of = {name: label for label, name in enumerate(classes)}
-    labels = np.repeat(
-        np.array([label_of[name] for name in files], dtype=np.int64), [len(images) for images in files.values()]
-    )
-    return FolderImages(root, (path for images in files.values() for path in images), labels)
+    labels = np.array([label_of.get(name, -1) for name in folders], dtype=np.int64)  # -1: unknown, and empty
+    return FolderImages(root, names, np.repeat(labels, [counts[name] for name in folders]))
+
+
+def _folders_above(root: Path) -> dict[str, str]:
+    """Returns what a scan must not enter again: the real paths of its folder and of those that hold it."""
+    real = Path(os.path.realpath(root))
+    return {str(folder): "" for folder in (real, *real.parents)}
+
+
+def _images_below(root: Path, class_name: str, extensions: tuple[str, ...], entered: dict[str, str]) -> Iterator[str]:
+    """Yields the paths of a class's images, relative to the root.
+
+    Links are followed, but each folder is entered once: else one that leads up the tree would never end.
+
+    Args:
+        root: The folder of the class folders.
+        class_name: Which of them.
+        extensions: How the images' names end.
+        entered: Real paths of folders to the paths they were entered by; is added to.
+    """
+    waiting = [(False, class_name)]  # a heap: links come last, so that what is no link keeps its own path
+    while waiting:
+        _, folder = heappop(waiting)
+        if not _enter(root, folder, entered):
+            continue
+        try:
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}{os.sep}{entry.name}"
+                    if not _is_visible(entry.name):
+                        continue
+                    if _is_folder(entry):
+                        heappush(waiting, (entry.is_symlink(), path))
+                    elif entry.name.lower().endswith(extensions):
+                        _refuse_irregular(entry)
+                        yield path
+        except OSError as error:
+            raise DataError(f"{root / folder}: cannot be listed: {error.strerror}. Check its permissions.") from None
+
+
+def _enter(root: Path, folder: str, entered: dict[str, str]) -> bool:
+    """Notes a folder below the root; returns whether it is entered for the first time."""
+    before = entered.setdefault(os.path.realpath(root / folder), folder)
+    if before and before.partition(os.sep)[0] != folder.partition(os.sep)[0]:
+        raise DataError(
+            f"{root}: {before} and {folder} are one folder, by a link, and its images cannot be of two classes. Remove "
+            "the link."
+        )
+    return before == folder
+
+
+def _refuse_irregular(entry: os.DirEntry[str]) -> None:
+    """Raises a DataError for a FIFO, socket or device; a broken link is told by reading it."""
+    try:
+        if entry.is_file():
+            return
+        kind = file_kind(entry.stat().st_mode)
+    except OSError:
+        return
+    raise DataError(f"{entry.path}: is {kind}, not an image. Remove it, or what links to it.")
 
 
 def _nothing_here(root: Path) -> str:
     """Says what is at a path that holds none of the layouts."""
-    if not root.exists():
+    if not os.path.exists(root):
         return f"DATA.DATA_PATH {root} does not exist. {_LAYOUTS}."
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return f"DATA.DATA_PATH {root} is a file. {_LAYOUTS}."
     folders = _class_folders(root)
     files = sorted(entry.name for entry in root.iterdir() if entry.is_file() and _is_visible(entry.name))

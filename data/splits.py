@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.listings import read_json
 from data.samplers import seeded_random
 from swin.distributed import barrier
 from swin.errors import ConfigError, DataError
@@ -84,16 +85,23 @@ def _write_split(file: Path, names: Sequence[str], share: float, split: Split) -
         "train": [names[index] for index in split.train],
         "val": [names[index] for index in split.val],
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".json.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, file)  # other ranks see the whole file or none
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=1))
+        os.replace(partial, file)  # other ranks see the whole file or none
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written: {error.strerror}. Free space there, or use another OUTPUT."
+        ) from None
 
 
 def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         saved_share, halves = content["val_split"], (content["train"], content["val"])
+        if len({*halves[0], *halves[1]}) != len(halves[0]) + len(halves[1]):
+            raise ValueError("it has an image twice")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: is not a saved split ({error!r}). Remove it to split anew.") from None
     if saved_share != share:

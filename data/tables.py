@@ -4,29 +4,38 @@ Tables are read line by line into arrays, so that those of ten million images an
 """
 
 import csv
+import json
 import mmap
+import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.archives import check_labels, name_classes
 from data.datasets import FolderImages, Names, Sets, check_known
+from data.listings import as_label, read_lines
 from swin.errors import DataError
+from swin.files import open_regular
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _HEADERS = ("label", "class", "target", "class_name", "category")
 _MAP_22K = "ILSVRC2011fall_whole_map_{}.txt"
-_PAIR = re.compile(rb'\[\s*"((?:[^"\\]|\\.)+)"\s*,\s*"?(\d+)')  # in a JSON list of [path, label, ...]
+# In a JSON list, after what came before: [path, label, ...]. Possessive and bounded, so that no content makes it slow.
+_PAIR = re.compile(
+    rb'\s*+[\[,]\s*+\[\s*+"((?:[^"\\]|\\.){1,65536}+)"\s*+,\s*+"?(\d++)"?\s*+'
+    rb'(?:,(?:[^\[\]"]|"(?:[^"\\]|\\.){0,65536}+"|\[[^\]]{0,65536}+\]){0,65536}+)?\]'
+)
+_END = re.compile(rb"\s*+\]\s*+\Z")
 _CUB_FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
 def find_tables(root: Path) -> dict[str, Path]:
     """Returns train.csv or train.tsv, and val.csv or val.tsv, of a folder, by half."""
     files = ((half, root / f"{half}{suffix}") for half in ("train", "val") for suffix in _DELIMITERS)
-    return {half: file for half, file in files if file.is_file()}
+    return {half: file for half, file in files if os.path.lexists(file)}
 
 
 def open_tables(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
@@ -49,7 +58,7 @@ def open_tables(root: Path, *, need_train: bool = True, classes: Sequence[str] |
     tables = {half: _read_table(file) for half, file in files.items() if half == "val" or need_train or not classes}
     origin = "the label map that was given" if classes else str(files.get("train", files["val"]))
     texts = tables.get("train", tables["val"])[2]
-    if all(text.isdecimal() for text in texts):
+    if all(as_label(text) is not None for text in texts):
         numbered = {half: _numbered(files[half], *table) for half, table in tables.items()}
         classes = classes or name_classes(*numbered.get("train", numbered["val"]), origin)
         for half, (paths, numbers) in numbered.items():
@@ -67,29 +76,30 @@ def _read_table(file: Path) -> tuple[Names, np.ndarray, list[str]]:
     labels = array("q")
 
     def paths() -> Iterator[str]:
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-            for row in csv.reader(lines, delimiter=_DELIMITERS[file.suffix]):
-                if not row or (not labels and len(row) > 1 and row[1].strip().lower() in _HEADERS):
-                    continue
-                if len(row) < 2 or not row[0].strip() or not row[1].strip():
-                    raise DataError(f"{file}: found {','.join(row)[:80]!r}, expected a path and a label.")
-                labels.append(place_of.setdefault(row[1].strip(), len(place_of)))
-                yield row[0].strip()
+        for row in rows:
+            if not row or (not labels and len(row) > 1 and row[1].strip().lower() in _HEADERS):
+                continue
+            if len(row) < 2 or not row[0].strip() or not row[1].strip():
+                found = ",".join(row)[:80]
+                raise DataError(f"{file}: found {found!r}, expected a path and a label, in line {rows.line_num}.")
+            labels.append(place_of.setdefault(row[1].strip(), len(place_of)))
+            yield row[0].strip()
 
+    rows = csv.reader(read_lines(file, newline=""), delimiter=_DELIMITERS[file.suffix])
     try:
         names = Names(paths())
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read: {error}.") from None
+    except csv.Error as error:
+        raise DataError(f"{file}: line {rows.line_num} is malformed: {error}. Is a quote open?") from None
     if not len(names):
         raise DataError(f"{file}: lists no images. Expected a line `path,label` for each.")
     return names, np.frombuffer(labels, dtype=np.int64), list(place_of)
 
 
 def _numbered(file: Path, names: Names, labels: np.ndarray, texts: list[str]) -> tuple[Names, np.ndarray]:
-    wrong = [text for text in texts if not text.isdecimal()]
+    wrong = [text for text in texts if as_label(text) is None]
     if wrong:
         raise DataError(f"{file}: label {wrong[0]!r} is a name, but the training labels are numbers. Use one of them.")
-    return names, np.array([int(text) for text in texts], dtype=np.int64)[labels]
+    return names, np.array([as_label(text) for text in texts], dtype=np.int64)[labels]
 
 
 def _by_name(
@@ -124,23 +134,22 @@ def open_imagenet22k(root: Path, *, need_train: bool = True, classes: Sequence[s
 def _read_pairs(file: Path) -> tuple[Names, np.ndarray]:
     labels = array("q")
 
-    def paths(content: mmap.mmap) -> Iterator[str]:
-        if content[:1] == b"[":
-            for pair in _PAIR.finditer(content):
-                labels.append(int(pair[2]))
-                yield pair[1].decode("utf-8", "surrogateescape").replace("\\/", "/")
-        else:
-            for line in iter(content.readline, b""):
-                path, _, label = line.decode("utf-8", "surrogateescape").strip().partition("\t")
-                label = label.strip("[] ").partition(",")[0]  # of several labels the first
-                if not path or not label.isdecimal():
-                    raise DataError(f"{file}: found {path[:80]!r}, expected `path<TAB>label`, the label a number.")
-                labels.append(int(label))
-                yield path
+    def paths() -> Iterator[str]:
+        for place, path, text in _json_pairs(file) if is_json else _line_pairs(file):
+            label = as_label(text)
+            if not path or label is None:
+                found, unit = f"{path}\t{text}".strip()[:80], "byte" if is_json else "line"
+                raise DataError(
+                    f"{file}: found {found!r} at {unit} {place}, expected a path and a label, a number: lines "
+                    "`path<TAB>label`, or a JSON list of [path, label]."
+                )
+            labels.append(label)
+            yield path
 
     try:
-        with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            names = Names(paths(content))
+        with open(open_regular(file), "rb") as stream:
+            is_json = stream.read(1) == b"["
+        names = Names(paths())
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read: {error}.") from None
     if not len(names):
@@ -148,9 +157,29 @@ def _read_pairs(file: Path) -> tuple[Names, np.ndarray]:
     return names, np.frombuffer(labels, dtype=np.int64)
 
 
+def _json_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yields the byte where each pair of a JSON list starts, its path and its label."""
+    with open(open_regular(file), "rb") as stream:
+        content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    stop = 0
+    while pair := _PAIR.match(content, stop):
+        path = pair[1].decode("utf-8", "surrogateescape")
+        yield stop, json.loads(f'"{path}"', strict=False) if "\\" in path else path, pair[2].decode()
+        stop = pair.end()
+    if not _END.match(content, stop):
+        yield stop, content[stop : stop + 80].decode("utf-8", "surrogateescape"), ""
+
+
+def _line_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yields the number of each line, its path and its label."""
+    for number, line in enumerate(read_lines(file), start=1):
+        path, _, label = line.strip().partition("\t")
+        yield number, path, label.strip("[] ").partition(",")[0]  # of several labels the first
+
+
 def is_cub(root: Path) -> bool:
     """Whether a folder has the layout of CUB-200-2011."""
-    return all((root / name).is_file() for name in _CUB_FILES)
+    return all(os.path.lexists(root / name) for name in _CUB_FILES)
 
 
 def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
@@ -162,6 +191,8 @@ def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | No
     images, labels, is_train, names = (_read_numbered(root / name) for name in _CUB_FILES)
     if not images.keys() == labels.keys() == is_train.keys() or not set(labels.values()) <= names.keys():
         raise DataError(f"{root}: {', '.join(_CUB_FILES)} do not list the same images and classes. Unpack it again.")
+    if not set(is_train.values()) <= {"0", "1"}:
+        raise DataError(f"{root / _CUB_FILES[2]}: has values other than 0 and 1. Unpack it again.")
     own = list(names.values())
     origin = "the label map that was given"
     check_known(own, classes or own, where=root, origin=origin)
@@ -177,6 +208,12 @@ def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | No
 
 def _read_numbered(file: Path) -> dict[str, str]:
     """Returns the lines `number text` of a file by number."""
-    lines: Iterable[str] = file.read_text(encoding="utf-8").splitlines()
-    pairs = (line.strip().partition(" ") for line in lines if line.strip())
-    return {number: text for number, _, text in pairs}
+    found: dict[str, str] = {}
+    for line in filter(str.strip, read_lines(file)):
+        number, _, text = line.strip().partition(" ")
+        if not text or number in found:
+            raise DataError(
+                f"{file}: found {line.strip()[:80]!r}, expected a number of its own, then a space and text."
+            )
+        found[number] = text
+    return found

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from swin.config import Config
 from swin.errors import DataError
+from swin.files import open_regular
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow mode
@@ -37,6 +38,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Images up to this side are taken whole (resized straight to the input size) rather than centre-cropped: at 8 or 28
 # pixels the subject fills the frame. The official code does not resize such images either.
 SMALL_IMAGE_PX = 32
+MAX_FILE_BYTES = 1 << 30  # what is larger is no image, and would fill the memory of every worker
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -71,17 +73,20 @@ def open_image(source: ImageSource, *, channels: int = 3, name: str | None = Non
         name = name or str(getattr(source, "name", "an image file"))
         source = source.read()
 
-    return _decode(source, channels, exif, _printable(name or "an image in memory"))
+    return _decode(source, channels, exif, name or "an image in memory")
 
 
 def read_file(path: str | os.PathLike[str], name: str | None = None) -> bytes:
-    """Returns the bytes of a file; raises a DataError that names it."""
+    """Returns the bytes of a regular file of at most MAX_FILE_BYTES; raises a DataError that names it."""
+    name = name or os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(open_regular(path), "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= MAX_FILE_BYTES:
+                return file.read() or b""  # None is what would block, as a few files of the kernel
     except OSError as error:
-        name = _printable(name or os.fspath(path))
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+    raise DataError(f"{name}: has {size:,} bytes, and an image at most {MAX_FILE_BYTES:,}. Replace or remove the file.")
 
 
 def open_input(
@@ -107,7 +112,7 @@ def open_input(
     try:
         return _read_array(content, channels)
     except ValueError as error:
-        raise DataError(f"{_printable(name)}: {error}") from None
+        raise DataError(f"{name}: {error}") from None
 
 
 def _read_array(content: bytes, channels: int) -> torch.Tensor:
@@ -127,11 +132,6 @@ def _read_array(content: bytes, channels: int) -> torch.Tensor:
         raise ValueError(f"is damaged: {len(values)} bytes where shape {shape} needs {math.prod(shape)}. Replace it.")
     pixels_HWC = np.frombuffer(bytearray(values), np.uint8).reshape(shape, order="F" if is_fortran else "C")
     return torch.from_numpy(np.ascontiguousarray(pixels_HWC)).permute(2, 0, 1)
-
-
-def _printable(name: str) -> str:
-    """Escapes what a file name may hold and a UTF-8 terminal or log cannot show."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _decode(content: bytes, channels: int, exif: bool, name: str) -> Image.Image:

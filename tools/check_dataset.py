@@ -28,7 +28,7 @@ from tqdm import tqdm
 from data.build import open_sets
 from data.datasets import Sets, Source
 from swin.config import load_config
-from swin.errors import ConfigError, DataError
+from swin.errors import ConfigError, DataError, printable
 from swin.preprocess import open_image, open_input
 
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
@@ -196,30 +196,29 @@ def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | N
     """A page with a thumbnail of each image concerned, as far as it can be read."""
     sources = [source for source in (sets.train, sets.val) if source] if sets else []
     wanted = {name for finding in findings for name in finding.images[:_THUMBNAILS]}
-    contents = {
-        name: source.read(index)
+    places = {
+        name: (source, index)
         for source in sources
         for index in range(len(source.labels))
-        if (name := source.name(index)) in wanted and Path(name).exists()
+        if (name := source.name(index)) in wanted
     }
     parts = [
         f"<!doctype html><meta charset=utf-8><title>data check</title><pre>{html.escape(as_text([], summary))}</pre>"
     ]
     for finding in findings:
         parts.append(f"<h2>{len(finding.images)} {finding.kind}</h2><p>{html.escape(finding.message)}</p>")
-        parts += [
-            f"<figure style='display:inline-block'>{_thumbnail(contents.get(name))}<figcaption>{html.escape(name)}"
-            "</figcaption></figure>"
-            for name in finding.images[:_THUMBNAILS]
-        ]
+        for name in finding.images[:_THUMBNAILS]:
+            picture = _thumbnail(*places[name]) if name in places else ""  # else the name of a class
+            parts.append(
+                f"<figure style='display:inline-block'>{picture}<figcaption>{html.escape(name)}</figcaption></figure>"
+            )
     return "\n".join(parts)
 
 
-def _thumbnail(content: bytes | Image.Image | None) -> str:
+def _thumbnail(source: Source, index: int) -> str:
     try:
-        if not isinstance(content, bytes):
-            return ""
-        image = open_image(content)
+        content = source.read(index)
+        image = content if isinstance(content, Image.Image) else open_image(content)
     except DataError:
         return "(cannot be shown)"
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
@@ -248,11 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except DataError as error:  # what keeps a data set from being opened is a finding, too
-        findings, summary = [Finding("layout", True, str(error), [options.data_path])], {"classes": 0}
+        findings, summary = [Finding("layout", True, str(error), [printable(options.data_path)])], {"classes": 0}
     print(as_text(findings, summary))
     if options.json:
         content = {"findings": [asdict(finding) for finding in findings], "summary": summary}
-        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     if options.html:
         options.html.write_text(as_html(findings, summary, sets), encoding="utf-8")
     return int(any(finding.is_error for finding in findings))

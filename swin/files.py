@@ -1,0 +1,46 @@
+"""Opening files that others made: a name promises nothing about what is behind it."""
+
+import errno
+import os
+import stat
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Opens a file to read it and returns its descriptor, for `open` to take over.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file: a FIFO would wait for a writer for ever, and a device may
+            never end.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # what the platform has of them
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # a NUL in the path, or what no file's name can hold
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # how a socket answers
+            raise
+        raise _irregular(path, os.stat(path).st_mode) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise _irregular(path, mode)
+    return descriptor
+
+
+def _irregular(path: str | os.PathLike[str], mode: int) -> OSError:
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    return OSError(errno.EINVAL, f"it is {file_kind(mode)}, not a regular file", os.fspath(path))
+
+
+def file_kind(mode: int) -> str:
+    """Returns what a file with a mode of `os.stat` is, if it is no regular file."""
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
