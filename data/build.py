@@ -28,7 +28,7 @@ def build_data(
     rank: int = 0,
     world_size: int = 1,
     local_world_size: int = 1,
-    run_dir: Path | None = None,
+    runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
 ) -> Data:
@@ -39,7 +39,7 @@ def build_data(
         rank: This process's rank.
         world_size: Number of ranks.
         local_world_size: Of these, the ones that share this machine's CPUs.
-        run_dir: Where the split of an undivided folder is remembered.
+        runs: Folders of runs, of which the first that remembers the split of an undivided folder decides.
         need_train: False to evaluate; then training data may be missing, and `train` is None.
         classes: The label map of a checkpoint, which then wins over the data's own.
 
@@ -48,7 +48,7 @@ def build_data(
         DataError: The data cannot be used.
     """
     channels = cfg.MODEL.SWIN.IN_CHANS
-    sets = open_sets(cfg, rank=rank, world_size=world_size, run_dir=run_dir, need_train=need_train, classes=classes)
+    sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, need_train=need_train, classes=classes)
     if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
@@ -88,6 +88,7 @@ def build_data(
         normalise=prepare.normalise,
         class_counts=np.bincount(train.source.labels, minlength=len(sets.classes)).tolist() if train else [],
         notes=sets.notes,
+        split=sets.split,
     )
 
 
@@ -96,7 +97,7 @@ def open_sets(
     *,
     rank: int = 0,
     world_size: int = 1,
-    run_dir: Path | None = None,
+    runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
 ) -> Sets:
@@ -127,8 +128,7 @@ def open_sets(
         root,
         val_split=cfg.DATA.VAL_SPLIT,
         seed=cfg.SEED,
-        run_dir=run_dir,
-        is_main=rank == 0,
+        runs=runs,
         need_train=need_train,
         classes=classes,
         extensions=image_extensions(cfg.MODEL.SWIN.IN_CHANS),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -116,6 +116,7 @@ class Sets:
     train: Source | None
     val: Source
     notes: tuple[str, ...] = ()  # what a user should be told
+    split: dict[str, Any] | None = None  # of a share that is held out, what a run remembers
 
     def __post_init__(self) -> None:
         if self.train is not None and not len(self.train.labels):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.datasets import FolderImages, Names, Sets, check_known
-from data.splits import remembered_split
+from data.splits import remembered_split, split_record
 from swin.errors import ConfigError, DataError
 from swin.files import file_kind
 from swin.preprocess import IMAGE_EXTENSIONS
@@ -25,8 +25,7 @@ def open_folders(
     *,
     val_split: float = 0.0,
     seed: int = 0,
-    run_dir: Path | None = None,
-    is_main: bool = True,
+    runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
@@ -40,8 +39,7 @@ def open_folders(
         root: The folder that holds either layout.
         val_split: Share to hold out; 0 for the train/val layout.
         seed: Decides what is held out.
-        run_dir: Where the split is remembered.
-        is_main: Whether this process writes it.
+        runs: See `remembered_split`.
         need_train: False to evaluate; then a train folder may be missing.
         classes: A label map to use instead, such as a checkpoint's.
         extensions: How the files to take end; others are left out.
@@ -59,7 +57,7 @@ def open_folders(
                 f"DATA.VAL_SPLIT is {val_split}, but {val_root} has images to validate on. Set it to 0 to use them."
             )
         undivided = train_root if train_names else root
-        return _open_undivided(undivided, val_split, seed, run_dir, is_main, classes, extensions)
+        return _open_undivided(undivided, val_split, seed, runs, classes, extensions)
     if not val_names or (need_train and not train_names):
         raise DataError(_nothing_here(root))
 
@@ -77,8 +75,7 @@ def _open_undivided(
     root: Path,
     val_split: float,
     seed: int,
-    run_dir: Path | None,
-    is_main: bool,
+    runs: Sequence[Path],
     classes: Sequence[str] | None,
     extensions: tuple[str, ...],
 ) -> Sets:
@@ -87,14 +84,12 @@ def _open_undivided(
         raise DataError(_nothing_here(root))
     origin = "the label map that was given" if classes is not None else str(root)
     everything = _scan(root, found, extensions, classes or found, origin, refuse_empty=True)
-    split = remembered_split(
-        everything.names, everything.labels, share=val_split, seed=seed, run_dir=run_dir, is_main=is_main
-    )
+    split = remembered_split(everything.names, everything.labels, share=val_split, seed=seed, runs=runs)
     train, val = (
         FolderImages(root, (everything.names[index] for index in half), everything.labels[half])
         for half in (split.train, split.val)
     )
-    return Sets(list(classes or found), train, val, split.notes)
+    return Sets(list(classes or found), train, val, split.notes, split_record(everything.names, val_split, split))
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -1,17 +1,13 @@
-"""Holding out a share of a data set: stratified, seeded, and remembered in the run folder."""
+"""Holding out a share of a data set: stratified, seeded, and remembered by the run."""
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.listings import read_json
 from data.samplers import seeded_random
-from swin.distributed import barrier
 from swin.errors import ConfigError, DataError
 
 SPLIT_FILE = "split.json"
@@ -50,50 +46,35 @@ def stratified_split(labels: np.ndarray, *, num_val: int, seed: int) -> Split:
 
 
 def remembered_split(
-    names: Sequence[str], labels: np.ndarray, *, share: float, seed: int, run_dir: Path | None, is_main: bool
+    names: Sequence[str], labels: np.ndarray, *, share: float, seed: int, runs: Sequence[Path] = ()
 ) -> Split:
-    """Holds out a share, or repeats what the run folder remembers, so that a resume or evaluation uses the same images.
+    """Holds out a share, or repeats what a run remembers, so that a resume or evaluation uses the same images.
 
     Args:
         names: The files.
         labels: Their classes, int64.
         share: Part held out, above 0 and below 1.
         seed: Decides which.
-        run_dir: Where the split is remembered; None for nowhere.
-        is_main: Whether this process is the one to write it.
+        runs: Folders of runs, of which the first that remembers a split decides.
 
     Raises:
         ConfigError: The remembered split has another share.
         DataError: Files of the remembered split are gone, or it cannot be read, or nothing can be held out.
     """
-    file = run_dir / SPLIT_FILE if run_dir else None
-    if file and file.exists():
-        return _read_split(file, names, share)
+    if remembered := next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None):
+        return _read_split(remembered, names, share)
     split = stratified_split(labels, num_val=round(share * len(labels)), seed=seed)
     if not len(split.val):
         raise DataError(
             f"DATA.VAL_SPLIT is {share}, but no class has the two images it takes to train on one and hold out one."
         )
-    if file and is_main:
-        _write_split(file, names, share, split)
     return split
 
 
-def _write_split(file: Path, names: Sequence[str], share: float, split: Split) -> None:
-    content = {
-        "val_split": share,
-        "train": [names[index] for index in split.train],
-        "val": [names[index] for index in split.val],
-    }
-    partial = file.with_suffix(".json.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, file)  # other ranks see the whole file or none
-    except OSError as error:
-        raise DataError(
-            f"{file}: cannot be written: {error.strerror}. Free space there, or use another OUTPUT."
-        ) from None
+def split_record(names: Sequence[str], share: float, split: Split) -> dict[str, Any]:
+    """Returns what SPLIT_FILE holds of a split."""
+    halves = {half: [names[index] for index in getattr(split, half)] for half in ("train", "val")}
+    return {"val_split": share, **halves}
 
 
 def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
@@ -120,18 +101,3 @@ def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
     num_new = len(names) - len(train) - len(val)
     note = f"{num_new} images are newer than the split in {file} and are not used; another TAG uses them."
     return Split(train, val, (note,) if num_new else ())
-
-
-def adopt_split(checkpoint: str, run_dir: Path, *, is_main: bool) -> None:
-    """Uses the held-out images of the run that a checkpoint comes from, so that none it trained on is evaluated.
-
-    Args:
-        checkpoint: Its path, in a folder of the run's; empty for none.
-        run_dir: The run that needs a split. One that it already has stays.
-        is_main: Whether this process is the one to write it.
-    """
-    theirs = Path(checkpoint).parent.parent / SPLIT_FILE
-    if checkpoint and is_main and theirs.is_file() and not (run_dir / SPLIT_FILE).exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(theirs, run_dir / SPLIT_FILE)
-    barrier()

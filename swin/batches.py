@@ -86,7 +86,7 @@ class Data:
         normalise: turns images as they are loaded into what the model takes.
         class_counts: training images of each class; empty without training data.
         notes: what a user should be told.
-        split: what `split.json` shall remember of a share that was held out now; None if nothing was.
+        split: of a share that is held out, what the run remembers in `split.json`.
     """
 
     classes: list[str]

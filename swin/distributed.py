@@ -120,12 +120,6 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def barrier() -> None:
-    """Wait for all processes."""
-    if _is_joined():
-        dist.barrier()
-
-
 def gather(value: Any) -> list[Any]:
     """What each process gives, in the order of their ranks, on all of them; for small things that pickle can hold."""
     if not _is_joined():

@@ -44,8 +44,8 @@ class ConfigError(SwinError):
 class DataError(SwinError):
     """A data set, archive or image that cannot be used; its message is one printable line, whatever names it quotes."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+    def __init__(self, message: str, *, is_shared: bool | None = None) -> None:
+        super().__init__(printable(message), is_shared=is_shared)
 
 
 class CheckpointError(SwinError):

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from data.build import open_sets
 from data.datasets import Names, Source
 from data.shards import CLASSES_FILE, INDEX_FILE, shard_name
+from data.splits import SPLIT_FILE
 from swin.config import load_config
 from swin.errors import ConfigError, DataError, RunStoppedError, SwinError
 from swin.preprocess import MODES, open_input
@@ -263,7 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--short-side shrinks pictures, and images of {channels} channels are arrays: leave it out."
             )
         options.output.mkdir(parents=True, exist_ok=True)
-        sets = open_sets(cfg, run_dir=options.output)
+        sets = open_sets(cfg, runs=[options.output])
+        if sets.split:
+            _replace(options.output / SPLIT_FILE, json.dumps(sets.split, indent=1).encode())
         _replace(options.output / CLASSES_FILE, json.dumps(sets.classes, ensure_ascii=False).encode())
         for half, source in (("train", sets.train), ("val", sets.val)):
             assert source is not None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,12 +46,15 @@ class Job:
 
     def make_data(self, **options: Any) -> Data:
         """The config's data as this process sees them; `options` as for `build_data`."""
+        runs = [] if self.is_fresh else [self.folder.path]
+        if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
+            runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
         return self.build_data(
             self.cfg,
             rank=self.dist.rank,
             world_size=self.dist.world_size,
             local_world_size=self.dist.local_world_size,
-            run_dir=None if self.is_fresh else self.folder.path,
+            runs=runs,
             **options,
         )
 

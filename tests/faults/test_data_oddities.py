@@ -28,6 +28,7 @@ from data.tables import open_cub, open_imagenet22k, open_tables
 from swin.config import load_config
 from swin.errors import DataError
 from swin.preprocess import open_image, read_file
+from swin.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.unit.test_data_folders import make_classes, make_files
 from tools import check_dataset, pack_dataset
@@ -417,7 +418,9 @@ def test_files_of_any_name_are_trained_on_and_named_in_one_line(runner, shapes, 
     assert check_dataset.main(["--data-path", str(odd), "--workers", "1", "--json", str(tmp_path / "report.json")]) == 1
     found = json.loads((tmp_path / "report.json").read_text())["findings"][0]
     assert len(found["images"]) == len(names)
-    first, again = (open_folders(odd / "train", val_split=0.2, run_dir=tmp_path / "run") for _ in range(2))
+    first = open_folders(odd / "train", val_split=0.2)
+    RunFolder(tmp_path / "run").write_json("split", first.split)
+    again = open_folders(odd / "train", val_split=0.2, seed=1, runs=[tmp_path / "run"])
     assert f"cross/{LATIN}.png" in [*first.train.names, *first.val.names]
     assert list(again.val.names) == list(first.val.names)
 
@@ -505,7 +508,7 @@ def test_classes_of_packed_images_are_a_list_of_names(tmp_path: Path, content: s
 def test_no_saved_split_gives_a_traceback(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     labels = np.zeros(2, dtype=np.int64)
-    options = {"share": 0.5, "seed": 0, "run_dir": tmp_path, "is_main": True}
+    options = {"share": 0.5, "seed": 0, "runs": [tmp_path]}
     refuses(lambda: remembered_split(["a", "b"], labels, **options), "split.json")
 
 

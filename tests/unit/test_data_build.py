@@ -88,12 +88,12 @@ def test_no_mixer_when_both_are_off(flowers: Path) -> None:
     assert build({"DATA.DATA_PATH": str(flowers), "AUG.MIXUP": 0.0}).prepare.mix.mixup_alpha == 0
 
 
-def test_the_split_is_remembered_in_the_run_folder(flowers: Path, tmp_path: Path) -> None:
+def test_the_split_is_there_for_the_run_to_remember(flowers: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = {"DATA.DATA_PATH": str(flowers / "train"), "DATA.VAL_SPLIT": 0.4}
-    data = build(arguments, run_dir=run)
+    data = build(arguments, runs=[run])
     assert (data.train.num_samples, data.val.num_samples) == (6, 4)
-    assert (run / "split.json").exists()
+    assert (len(data.split["train"]), len(data.split["val"])) == (6, 4)
 
 
 @pytest.mark.parametrize(

@@ -142,35 +142,32 @@ def test_a_train_folder_alone_can_be_split_but_not_beside_val(tmp_path: Path) ->
         open_folders(tmp_path, val_split=0.25)
 
 
-def test_the_run_folder_remembers_the_split(tmp_path: Path) -> None:
+def test_a_run_remembers_the_split(tmp_path: Path) -> None:
     data, run = make_classes(tmp_path / "data", ant=10, bee=10), tmp_path / "run"
-    first = open_folders(data, val_split=0.2, run_dir=run)
+    run.mkdir()
+    first = open_folders(data, val_split=0.2, runs=[run])
+    assert list(run.iterdir()) == []  # it is the run's to write
+    (run / "split.json").write_text(json.dumps(first.split))
     saved = json.loads((run / "split.json").read_text())
     assert saved["val"] == names_of(first.val, data)
     # Neither another seed nor new files change it, and the new files are reported.
     make_files(data, "ant/new.png")
-    again = open_folders(data, val_split=0.2, seed=5, run_dir=run)
+    again = open_folders(data, val_split=0.2, seed=5, runs=[tmp_path / "other", run])
     assert names_of(again.val, data) == names_of(first.val, data)
     assert names_of(again.train, data) == names_of(first.train, data)
     assert np.array_equal(again.val.labels, first.val.labels)
     assert first.notes == ()
     assert "1 images are newer than the split" in again.notes[0]
     with pytest.raises(ConfigError, match=r"VAL_SPLIT is 0\.3, but .*split\.json was made with 0\.2"):
-        open_folders(data, val_split=0.3, run_dir=run)
+        open_folders(data, val_split=0.3, runs=[tmp_path / "other", run])
     (data / saved["val"][0]).unlink()
     with pytest.raises(
         DataError, match=f"1 of the 20 images of this run's split are gone, the first '{saved['val'][0]}'"
     ):
-        open_folders(data, val_split=0.2, run_dir=run)
+        open_folders(data, val_split=0.2, runs=[tmp_path / "other", run])
     (run / "split.json").write_text("{")
     with pytest.raises(DataError, match="is not a saved split"):
-        open_folders(data, val_split=0.2, run_dir=run)
-
-
-def test_only_the_main_process_writes_the_split(tmp_path: Path) -> None:
-    data = make_classes(tmp_path / "data", ant=4)
-    open_folders(data, val_split=0.5, run_dir=tmp_path / "run", is_main=False)
-    assert not (tmp_path / "run").exists()
+        open_folders(data, val_split=0.2, runs=[tmp_path / "other", run])
 
 
 def test_classes_of_one_image_cannot_be_held_out(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import torch
 
 from swin.distributed import (
     all_reduce_sum,
-    barrier,
     explain_timeout,
+    from_main,
+    gather,
     is_collective_error,
     select_device,
     setup_distributed,
@@ -60,7 +61,7 @@ def run_processes(world_size, body):
 def test_processes_sum_and_wait_for_each_other(world_size):
     body = """
         total = all_reduce_sum(torch.tensor([1, 10 * d.rank]))
-        barrier()
+        gather(None)
         shutdown()
         print(d.rank, d.world_size, d.local_rank, d.device, d.is_main, total.tolist())
     """
@@ -87,7 +88,7 @@ def test_a_time_out_names_rank_and_step():
 
 
 def test_a_process_that_ended_is_told_from_a_slow_one():
-    message = run_processes(2, CAUGHT.format(action="os._exit(0) if d.rank else barrier()"))[0]
+    message = run_processes(2, CAUGHT.format(action="os._exit(0) if d.rank else gather(None)"))[0]
     assert message.startswith("True Rank 0 lost the connection to another process in update 7.")
 
 
@@ -102,7 +103,7 @@ def test_one_process_needs_no_launcher(no_launcher):
     assert (place.rank, place.world_size, place.device, place.is_main) == (0, 1, torch.device("cpu"), True)
     tensor = torch.tensor([3.0])
     assert all_reduce_sum(tensor) is tensor
-    barrier()
+    assert (gather(3), from_main(lambda: 4)) == ([3], 4)
     shutdown()
 
 
@@ -141,3 +142,18 @@ def test_absent_devices(monkeypatch, name, words):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=words):
         select_device(name)
+
+
+def test_the_main_process_decides_for_all_and_fails_for_all():
+    body = """
+        from swin.errors import ConfigError
+        def refuse():
+            raise ConfigError(f"refused by {d.rank}")
+        print(from_main(lambda: d.rank), gather(d.rank), end=" ")
+        try:
+            from_main(refuse)
+        except ConfigError as error:
+            print(error, error.is_shared)
+        shutdown()
+    """
+    assert run_processes(2, body) == ["0 [0, 1] refused by 0 True"] * 2
