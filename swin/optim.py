@@ -174,24 +174,33 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
             f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
             "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
         )
+    if ["betas" in group for group in saved_groups] != ["betas" in group for group in optimizer.param_groups]:
+        raise CheckpointError(
+            "The saved optimizer state is of another optimizer than TRAIN.OPTIMIZER.NAME. Resume with that one, or "
+            "take only the weights with --pretrained."
+        )
     groups, state = [], {}
     for group, saved in zip(optimizer.param_groups, saved_groups, strict=True):
         for parameter, key in zip(group["params"], saved["params"], strict=True):
             if key in state_dict["state"]:
-                _check_shapes(parameter, state_dict["state"][key])
-                state[key] = {
-                    name: value.detach().to(parameter.device, copy=True) if isinstance(value, Tensor) else value
-                    for name, value in state_dict["state"][key].items()
-                }
+                state[key] = _copy_state(parameter, state_dict["state"][key])
         groups.append({**group, "params": saved["params"]})
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def _check_shapes(parameter: Tensor, state: dict[str, Any]) -> None:
-    """Refuse moments of another shape, which a fused kernel would read past their end."""
+def _copy_state(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """Copy what is kept of a parameter, in its layout; a fused kernel reads moments of another past their end."""
+    copied = dict(state)
     for name, value in state.items():
-        if isinstance(value, Tensor) and name != "step" and value.shape != parameter.shape:
+        if not isinstance(value, Tensor):
+            continue
+        if name == "step":
+            copied[name] = value.detach().clone()
+            continue
+        if value.shape != parameter.shape:
             raise CheckpointError(
                 f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
                 f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
             )
+        copied[name] = torch.empty_like(parameter).copy_(value.detach())
+    return copied

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from swin.engine.schema import check_content
 from swin.errors import CheckpointError
 from swin.weights.digest import DIGEST, digest
 from swin.weights.files import read_torch_file
@@ -69,7 +70,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Returns:
         A dict with at least "model" (the state dict). Checkpoints of this project also have "optimizer", "scaler",
         "ema", "epoch" (the last one completed, -1 for none), "position" (samples done of the next), "step" (updates
-        done), "skipped", "max_accuracy", "classes" and "config" (a plain dict).
+        done), "skipped", "max_accuracy", "classes", "config" (a plain dict) and "digest"; `swin.engine.schema` has
+        the types. The tensors are views of the mapped file, see `read_torch_file`: copy what is kept.
 
     Raises:
         CheckpointError: missing, damaged, or not a training checkpoint.
@@ -83,6 +85,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a training checkpoint: expected a dict with 'model', found {found}; "
             "bare weights can be given to --pretrained instead."
         )
+    check_content(content, path)
     return content
 
 

@@ -19,6 +19,18 @@ from swin.weights.digest import DIGEST, digest, is_digest, walk
 # The class of the configs in official training checkpoints. It is not made, but read as an ordered dict: torch's safe
 # reader fills only the dicts that it knows.
 _YACS_NODE = (OrderedDict, "yacs.config.CfgNode")
+# What weights, masks, indices and counters have; with the others torch can do little.
+_DTYPES = {
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+}
+_DTYPES |= {torch.int32, torch.int64}
 _DOS_FOLDER = 0x10  # the bit of a member's attributes in the directory
 
 
@@ -33,9 +45,11 @@ def read_weight_file(path: str | Path) -> Any:
         return read_torch_file(path)
     _check_is_file(path)
     try:
-        return load_file(path, device="cpu")
+        content = load_file(path, device="cpu")
+        _check_structure(content, path.stat().st_size)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise _damaged(path, error) from None
+    return content
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -43,8 +57,8 @@ def read_torch_file(path: str | Path) -> Any:
 
     Tensors, plain containers and numbers are read, and the yacs node that official training checkpoints carry, as an
     ordered dict. Any other pickled object is refused, and so is what a checkpoint never has: packed members, tensors
-    larger than their memory, sparse ones, values nested without end. A file with a digest (`swin.weights.digest`) is
-    compared with it, others with the check sums of their members; torch's older format has none.
+    larger than their memory, sparse or quantised ones, values nested without end. A file with a digest
+    (`swin.weights.digest`) is compared with it, others with the sums of their members; torch's older format has none.
 
     Tensors are views of the mapped file, so that processes share one copy. Use them at once and copy what is kept:
     a file that is replaced by another stays whole, but one that is written over in place takes the process down.
@@ -61,7 +75,7 @@ def read_torch_file(path: str | Path) -> Any:
         with torch.serialization.safe_globals([_YACS_NODE]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old kinds of files, which are read all the same
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-        _check_structure(content)
+        _check_structure(content, path.stat().st_size)
         stored = content.get(DIGEST) if isinstance(content, dict) else None
         if is_digest(stored):
             if stored != digest(content):
@@ -100,13 +114,14 @@ def _check_members(path: Path) -> None:
         ValueError: torch cannot have written it so.
         Exception: whatever `zipfile` raises on damage.
     """
-    size = path.stat().st_size
+    num_bytes = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             is_plain = member.compress_type == zipfile.ZIP_STORED and member.compress_size == member.file_size
             if not is_plain or member.is_dir() or member.external_attr & _DOS_FOLDER:
-                raise ValueError(f"{member.filename} is packed or no file; torch never writes that")
-            if member.header_offset + member.file_size > size:
+                raise ValueError(f"{member.filename} is packed or no file, which torch never writes")
+            num_bytes -= member.file_size
+            if num_bytes < 0:
                 raise ValueError(f"{member.filename} is larger than the file")
             if "/data/" in member.filename:
                 archive.open(member).close()  # compares the two places that name it
@@ -121,18 +136,21 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"check sum of {damaged} is wrong")
 
 
-def _check_structure(content: Any) -> None:
-    """Refuse what would take unbounded time or memory to use.
+def _check_structure(content: Any, num_bytes: int) -> None:
+    """Refuse what would take unbounded time or memory to use, or has no place in a model.
 
     Raises:
-        ValueError: nested too deep, too many values, or tensors that are not dense in memory of their own size.
+        ValueError: values without end, tensors that are not dense in memory of their own size, or far more in all than
+            the file's bytes, which tied weights may repeat.
     """
+    total = 0
     for value in walk(content):
         if not isinstance(value, Tensor):
             continue
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        if value.layout != torch.strided or value.dtype not in _DTYPES or value.device.type != "cpu":
             raise ValueError(f"it holds a tensor that is {value.layout} of {value.dtype} on {value.device}")
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        total += value.nbytes
+        if value.nbytes > value.untyped_storage().nbytes() or total > 8 * num_bytes:
             raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} in less memory than that takes")
 
 
