@@ -320,10 +320,12 @@ def without(content: Any, *path: Any) -> None:
 
 def wrong_values() -> Iterator[tuple[str, Any]]:
     """Entry and value; a function changes the whole content instead."""
-    counts: list[Any] = [10**30, -2, 1.0, "1", None, True, [1], torch.tensor(1), math.nan]
+    counts: list[Any] = [10**30, 10**400, -2, 1.0, "1", None, True, [1], torch.tensor(1), math.nan]
     for name in ("epoch", "position", "step", "skipped", "rollbacks", "total_batch", "num_samples"):
         yield from ((name, value) for value in counts)
-    yield from (("max_accuracy", value) for value in (math.nan, math.inf, -1, 100.1, "97", None, True, 10**30, [1.0]))
+    yield from (
+        ("max_accuracy", value) for value in (math.nan, math.inf, 10**400, -1, 100.1, "97", None, True, 10**30, [1.0])
+    )
     yield from (("lr_factor", value) for value in (0.0, 1.5, math.nan, "1", None, True))
     yield from (("evaluated", value) for value in (0, None, "True"))
     yield from (("classes", value) for value in ("abc", ["circle", 1], ("a", "b"), {"a": 0}, None, 3))
