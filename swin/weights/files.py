@@ -108,7 +108,7 @@ def _starts_as_zip(path: Path) -> bool:
 def _check_members(path: Path) -> None:
     """Check the directory of an archive, and the sums of all members but the tensors'.
 
-    Of a member that looks like a folder torch would return memory as it finds it, and a packed one may have any size.
+    Of a member that looks like a folder torch may return memory as it finds it, and a packed one may have any size.
 
     Raises:
         ValueError: torch cannot have written it so.

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import random
+import re
 import time
 import zipfile
 from collections import OrderedDict
@@ -76,7 +77,6 @@ def start_of_directory(data: bytes) -> int:
 
 @pytest.mark.parametrize("kind", ["ours", "plain"])
 def test_every_flipped_bit_of_the_directory_and_the_end_is_refused_or_changes_nothing(tmp_path, kind):
-    """One of them makes a member look like a folder, of which torch returns memory as it finds it."""
     content = {"model": {"w": torch.ones(2)}}
     data, expected = save(tmp_path / "w.pth", kind, content), digest(content)
     bits = range(8 * start_of_directory(data), 8 * len(data))
@@ -84,6 +84,17 @@ def test_every_flipped_bit_of_the_directory_and_the_end_is_refused_or_changes_no
     assert 0.3 < sum(refused) / len(refused) < 1.0  # the rest are dates, versions and other fields that nobody reads
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert len(archive.namelist()) * (46 + 16) * 8 < len(bits)
+
+
+def test_a_member_that_looks_like_a_folder_is_refused(tmp_path):
+    """Torch may return memory of it as it finds it."""
+    data = save(tmp_path / "w.pth", "plain", {"model": {"w": torch.ones(2)}})
+    entries = [match.start() for match in re.finditer(b"PK\x01\x02", data)]
+    assert len(entries) == len(zipfile.ZipFile(tmp_path / "w.pth").namelist())
+    for entry in entries:
+        (tmp_path / "w.pth").write_bytes(flipped(data, 8 * (entry + 38) + 4))  # 0x10 of the external attributes
+        with pytest.raises(CheckpointError, match="no file"):
+            read_checkpoint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("kind", ["ours", "plain", "legacy"])
