@@ -95,6 +95,8 @@ def run_evaluation(job: Job) -> None:
         )
     logger.info(str(result))
     from_main(lambda: job.folder.write_json("eval", result.fields()))
+    if data.split:
+        from_main(lambda: job.folder.write_json("split", data.split))
     logger.info(f"written to {job.folder.path / 'eval.json'}")
 
 
