@@ -26,7 +26,7 @@ from data.shards import open_shards
 from data.splits import remembered_split
 from data.tables import open_cub, open_imagenet22k, open_tables
 from swin.config import load_config
-from swin.errors import DataError
+from swin.errors import ConfigError, DataError
 from swin.preprocess import open_image, read_file
 from swin.run_folder import RunFolder
 from tests.conftest import ROOT
@@ -440,8 +440,9 @@ def test_paths_that_leave_the_folder_are_as_good_as_others(root: Path) -> None:
 @pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "a\0b", "\ud800", "/dev/null", "/dev/zero/x"])
 def test_no_data_path_gives_a_traceback(path: str) -> None:
     for options in ({}, {"DATA.ZIP_MODE": True}, {"DATA.VAL_SPLIT": 0.1}, {"DATA.DATASET": "imagenet22K"}):
-        config = load_config(overrides={"DATA.DATA_PATH": path, **options})
-        refuses(lambda config=config: open_sets(config))
+        with pytest.raises((ConfigError, DataError)) as raised:  # by the config where no file system takes the path
+            open_sets(load_config(overrides={"DATA.DATA_PATH": path, **options}))
+        assert len(str(raised.value).splitlines()) == 1
 
 
 # Archives and what this project wrote itself
