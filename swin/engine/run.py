@@ -20,7 +20,7 @@ from swin.engine.signals import StopRequest
 from swin.engine.step import train_step
 from swin.engine.throughput import measure_throughput
 from swin.engine.trainer import Trainer
-from swin.errors import ConfigError, InterruptedRunError, ProcessGroupError, RunStoppedError, SwinError
+from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
 from swin.logger import Logger
 from swin.models import SwinTransformer, build_model
 from swin.run_folder import RunFolder
@@ -140,6 +140,8 @@ def run_dry(job: Job) -> None:
     batches = trainer.batches.epoch(trainer.progress.epoch, trainer.progress.position)
     train_step(trainer.state, trainer.progress.step, batches, trainer.lr, trainer.totals, [])
     loss, samples, *_ = trainer.totals.values.tolist()
+    if not samples:
+        raise NonFiniteError("dry run: loss or gradients of the update were not finite; nothing was written.")
     job.logger.info(f"dry run: one update, loss {loss / samples:.4f}; nothing was written")
 
 

@@ -78,7 +78,7 @@ class CheckpointWriter:
                 path.unlink(missing_ok=True)
         except CheckpointError as error:
             self._error = error
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._error = CheckpointError(f"checkpoint {self.folder / names[-1]} could not be written ({error}).")
 
 

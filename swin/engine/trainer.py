@@ -26,6 +26,7 @@ from swin.engine.watch import DataWatch
 from swin.errors import CheckpointError, ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.logger import Logger
 from swin.models import SwinTransformer
+from swin.optim import set_lr
 from swin.run_folder import RunFolder, encode, write_atomically
 from swin.schedule import Schedule, build_schedule
 
@@ -95,6 +96,7 @@ class Trainer:
         skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
+        good: in the main process, the checkpoint that this run wrote last or continues from; None if there is none yet.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Trainer:
         self.watch = DataWatch(data.train, logger)
         self.totals = StepTotals(self.dist.device)
         self.make_schedule = make_schedule
+        self.good: Path | None = None
         self.best, self.skipped, self.evaluated, self.rollbacks = 0.0, 0, True, 0
         self.is_save_due, self.saved_at = False, time.monotonic()
         self._lay_out(Progress(data.train.num_samples, total_batch))
@@ -180,6 +183,7 @@ class Trainer:
 
     def checkpoint(self) -> dict[str, Any]:
         """The run as tensors and plain values, see `swin.engine.checkpoint.read_checkpoint`."""
+        set_lr(self.state.optimizer, self.lr)  # of the next update, whether or not this process made the last one
         return {
             **self.state.state_dict(),
             "epoch": self.progress.epoch - 1,
@@ -210,6 +214,7 @@ class Trainer:
                 "cannot be known. Use the same data, or --resume with the checkpoint of a whole epoch."
             )
         self.state.load_state_dict(content, source)
+        self.good = source
         progress = Progress(num_samples, content.get("total_batch", self.total_batch))
         progress.epoch, progress.position = content["epoch"] + 1, position
         progress.step = content.get("step", progress.epoch * progress.updates_per_epoch)
@@ -221,6 +226,7 @@ class Trainer:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
         if self.dist.is_main and self._is_sound():
             self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
+            self.good = self.last
             self.is_save_due, self.saved_at = False, time.monotonic()
             self._tell_status()
 
@@ -272,6 +278,10 @@ class Trainer:
                 while self.progress.epoch < self.cadence.epochs:
                     self._train_epoch_or_roll_back()
                 self._settle()
+                if not self._is_sound():
+                    raise NonFiniteError(
+                        f"the run's last updates were not finite, so that its end is not saved; {self._tell_good()}."
+                    )
             except RunStoppedError as error:
                 self._settle()
                 saved = f"everything is saved in {self.last}, and the same command continues from there"
@@ -289,16 +299,16 @@ class Trainer:
         try:
             self._train_epoch()
         except NonFiniteError as error:
-            self._settle()
-            if self.rollbacks >= self.cadence.max_rollbacks or not from_main(self.last.is_file):
+            good = from_main(lambda: self.good)
+            if self.rollbacks >= self.cadence.max_rollbacks or good is None:
                 raise
             done = self.rollbacks + 1
-            self.restore(read_agreed(self.last, self.dist), self.last)
+            self.restore(read_agreed(good, self.dist), good)
             self.rollbacks, self.totals = done, StepTotals(self.dist.device)
             if self.dist.is_main:
                 self.logger.open(self.folder.path, step=self.progress.step, evaluated=self.evaluated)
             self.logger.warning(
-                f"{error} Going back to {self.last} (TRAIN.ROLLBACK {done} of {self.cadence.max_rollbacks}); from "
+                f"{error} Going back to {good} (TRAIN.ROLLBACK {done} of {self.cadence.max_rollbacks}); from "
                 f"there the learning rate is {0.5**done:g} of the planned one."
             )
             return
@@ -314,13 +324,13 @@ class Trainer:
         check_steps = 1 if is_cpu else min(cadence.print_steps, cadence.max_nonfinite)
         begin, logged, are_asked = time.perf_counter(), replace(progress), False
         while progress.position < progress.num_samples:
-            lr, stop = self.lr, self.stop.requested or self.writer.has_failed
+            first, lr, stop = progress.position, self.lr, self.stop.requested or self.writer.has_failed
             position = train_step(self.state, progress.step, batches, lr, totals, self.watch.failures, stop)
             progress.advance(position)
             is_end = position >= progress.num_samples
             is_log = progress.step % cadence.print_steps == 0 or is_end
             if is_log or progress.step % check_steps == 0:
-                self._check_finite()
+                self._check_finite(first)
                 are_asked = bool(totals.asked[0] > 0)
             if is_log:
                 self._log(lr, logged, time.perf_counter() - begin, batches.waited_sec)
@@ -338,24 +348,28 @@ class Trainer:
             if not is_end:
                 self._save_if_due()
 
-    def _check_finite(self) -> None:
-        """Wait for the device, and see how many updates in a row were not finite."""
+    def _check_finite(self, first: int) -> None:
+        """Wait for the device, and see how many updates in a row were not finite; the last one began at `first`."""
         streak, progress = int(self.totals.streak.item()), self.progress
         if streak < self.cadence.max_nonfinite:
             return
         self._settle()
-        first = max(progress.position - self.total_batch, 0)
         listing = self.folder.path / "nonfinite_batch.txt"
-        if self.dist.is_main:
+
+        def write_listing() -> None:
             files = self.batches.files(progress.epoch, first, progress.position - first)
             write_atomically(listing, encode("\n".join(files) + "\n"))
-        exists = from_main(self.last.is_file)
-        good = f"the last good checkpoint is {self.last}" if exists else "no checkpoint had been written yet"
+
+        from_main(write_listing)
         raise NonFiniteError(
             f"loss or gradients were not finite in {streak} updates in a row up to step {progress.step} (epoch "
-            f"{progress.epoch}); {good}; the samples of the last such update are listed in {listing}. Lower "
-            "TRAIN.BASE_LR, lengthen TRAIN.WARMUP_EPOCHS, or rule out the number format with --disable_amp."
+            f"{progress.epoch}); {self._tell_good()}; the samples of the last such update are listed in {listing}. "
+            "Lower TRAIN.BASE_LR, lengthen TRAIN.WARMUP_EPOCHS, or rule out the number format with --disable_amp."
         )
+
+    def _tell_good(self) -> str:
+        good = from_main(lambda: self.good)
+        return f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
 
     def _log(self, lr: float, logged: Progress, elapsed_sec: float, waited_sec: float) -> None:
         """Tell of the updates since the progress that was logged last, and forget them."""
@@ -406,6 +420,7 @@ class Trainer:
     def _evaluate_if_due(self) -> None:
         if self.evaluated or self.data.val is None:
             return
+        self._settle()  # a crash in the evaluation then loses nothing
         averaged = self.state.ema.applied(self.state.model) if self.state.ema else nullcontext()
         with averaged:
             result = evaluate(
@@ -416,8 +431,8 @@ class Trainer:
                 dist=self.dist,
                 stop=self.stop,
             )
-        is_best = result.acc1 > self.best
-        self.best, self.evaluated = max(self.best, result.acc1), True
+        is_best = result.acc1 > self.best and self._is_sound()  # what is not saved is not the best to beat
+        self.best, self.evaluated = result.acc1 if is_best else self.best, True
         epoch, progress = self.progress.epoch - 1, self.progress
         self.logger.info(f"epoch {epoch}{result} best {self.best:.3f}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
