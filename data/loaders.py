@@ -115,7 +115,7 @@ class TrainLoader(TrainBatches):
         self.max_errors = max_errors
         self.balanced = balanced
         self.repeats = repeats
-        self.in_pairs = in_pairs
+        self.in_pairs = in_pairs and batch_size % 2 == 0
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.rank = rank

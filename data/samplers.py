@@ -96,14 +96,14 @@ def plan_epoch(
             yield MicroBatch(start, stop, update_start, update_stop - update_start, stop == update_stop)
 
 
-def rank_slice(micro: MicroBatch, *, rank: int, world_size: int) -> slice:
-    """Returns the places of a micro-batch that a rank takes: contiguous, in rank order, sizes at most one apart.
+def rank_slice(micro: MicroBatch, *, rank: int, world_size: int, unit: int = 1) -> slice:
+    """Returns the places of a micro-batch that a rank takes: contiguous, in rank order, sizes at most a unit apart.
 
-    The slice is empty for the last ranks when the epoch's tail has fewer samples than there are ranks.
+    The slice is empty for the last ranks when the epoch's tail has fewer units than there are ranks.
     """
-    share, extra = divmod(micro.stop - micro.start, world_size)
-    start = micro.start + rank * share + min(rank, extra)
-    return slice(start, start + share + (rank < extra))
+    share, extra = divmod(-(-(micro.stop - micro.start) // unit), world_size)
+    start = micro.start + unit * (rank * share + min(rank, extra))
+    return slice(min(start, micro.stop), min(start + unit * (share + (rank < extra)), micro.stop))
 
 
 def update_rows(micro: MicroBatch, *, rank: int, world_size: int, in_pairs: bool) -> np.ndarray:
@@ -114,11 +114,11 @@ def update_rows(micro: MicroBatch, *, rank: int, world_size: int, in_pairs: bool
         rank: This process's rank.
         world_size: Number of ranks.
         in_pairs: Whether first and last, second and last but one, ... are dealt out together. Mixing pairs a sample
-            with the one as far from the other end of its batch, so that pairs then do not depend on how an update is
-            divided, as long as each part has an even number of samples.
+            with the one as far from the other end of its batch, so that the pairs of an update do not depend on how it
+            is divided. For batches of an even size.
     """
     rows = np.arange(micro.update_size)
     if in_pairs:
         rows = np.stack([rows, rows[::-1]], axis=1).ravel()[: micro.update_size]
-    dealt = rank_slice(micro, rank=rank, world_size=world_size)
+    dealt = rank_slice(micro, rank=rank, world_size=world_size, unit=1 + in_pairs)
     return np.sort(rows[dealt.start - micro.update_start : dealt.stop - micro.update_start])

@@ -16,6 +16,7 @@ from data.samplers import (
     plan_epoch,
     rank_slice,
     repeated_order,
+    update_rows,
 )
 
 layouts = st.fixed_dictionaries(
@@ -99,6 +100,34 @@ def test_resuming_after_an_update_goes_on_as_if_never_stopped(
     done = data.draw(st.sampled_from([0, *ends]))
     position = whole[done - 1].stop if done else 0
     assert list(plan_epoch(num_samples, **layout, position=position)) == whole[done:]
+
+
+@given(st.integers(1, 300), layouts, st.booleans())
+def test_the_rows_of_an_update_are_dealt_once_and_ascending(
+    num_samples: int, layout: dict[str, int], in_pairs: bool
+) -> None:
+    world_size, dealt = layout["world_size"], {}
+    for micro in plan_epoch(num_samples, **layout):
+        for rank in range(world_size):
+            rows = update_rows(micro, rank=rank, world_size=world_size, in_pairs=in_pairs).tolist()
+            own = rank_slice(micro, rank=rank, world_size=world_size)
+            assert rows == sorted(rows)
+            assert len(rows) <= layout["batch_size"] + (in_pairs and layout["batch_size"] % 2)
+            if not in_pairs:
+                assert rows == list(range(own.start - micro.update_start, own.stop - micro.update_start))
+            dealt.setdefault(micro.update_start, []).extend(rows)
+    assert all(sorted(rows) == list(range(len(rows))) for rows in dealt.values())
+    assert sum(map(len, dealt.values())) == num_samples
+
+
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 3))
+def test_pairs_stay_together_and_meet_when_a_part_is_mirrored(half: int, world_size: int, accumulation: int) -> None:
+    layout = {"batch_size": 2 * half, "world_size": world_size, "accumulation": accumulation}
+    for micro in plan_epoch(70, **layout):  # with a tail that is no multiple of anything
+        for rank in range(world_size):
+            rows = update_rows(micro, rank=rank, world_size=world_size, in_pairs=True)
+            assert len(rows) <= 2 * half
+            assert (rows + rows[::-1]).tolist() == [micro.update_size - 1] * len(rows)
 
 
 @given(st.integers(0, 500), st.integers(0, 2**31), st.integers(0, 1000))

@@ -113,3 +113,16 @@ def test_minmax_bounds_the_sides_of_boxes() -> None:
     assert boxes[:, 1].max() <= 100
     assert boxes[:, 3].max() <= 60
     np.testing.assert_allclose(keep, 1 - heights * widths / 6000)
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_part_of_an_update_is_mixed_as_in_the_whole(mode: str, size: int) -> None:
+    images, labels = make_batch(size)
+    mix = Mixer(CLASSES, mixup_alpha=0.8, cutmix_alpha=1.0, mode=mode)
+    for seed in range(8):
+        mixed, targets = mix(images, labels, seed)
+        for rows in ([0, size - 1], [1, 2, size - 3, size - 2]):
+            part, part_targets = mix(images[rows], labels[rows], seed, rows, size)
+            assert torch.equal(part, mixed[rows])
+            assert torch.equal(part_targets, targets[rows])
