@@ -132,13 +132,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def step_if(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
     """Update the parameters if `ok`, else leave parameters, moments and step counters as they are.
 
-    On CPU and CUDA the fused kernels read the flag themselves, so the host does not wait for the device.
+    The fused kernels read the flag themselves, so the host does not wait for the device.
 
     Args:
         optimizer: One from `make_optimizer`.
         ok: 0-d tensor on the parameters' device, 1 to update and 0 to skip.
     """
-    if ok.device.type not in ("cpu", "cuda"):  # the kernels for Apple GPUs are not known to read the flag
+    if ok.device.type == "mps":  # the kernels for Apple GPUs are not known to read the flag
         if ok:
             optimizer.step()
         return
