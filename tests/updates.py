@@ -1,0 +1,51 @@
+"""Updates of a small model on any device, without files."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from data.prepare import build_prepare
+from swin.batches import Batch, Data
+from swin.config import Config, load_config
+from swin.distributed import Distributed
+from swin.engine.build import build_state
+from swin.engine.precision import Precision
+from swin.engine.state import TrainState
+from swin.models import build_model
+
+CLASSES = 5
+# All that is random, and an average; mixing is on by default.
+RANDOM = ["TRAIN.EMA.ENABLE", "True", "AUG.REPROB", "1.0", "MODEL.DROP_PATH_RATE", "0.3", "MODEL.DROP_RATE", "0.1"]
+
+
+def make_config(*options: str) -> Config:
+    sizes = ["DATA.IMG_SIZE", "40", "MODEL.SWIN.WINDOW_SIZE", "4", "MODEL.SWIN.EMBED_DIM", "16"]
+    depths = ["MODEL.SWIN.DEPTHS", "[2, 2]", "MODEL.SWIN.NUM_HEADS", "[1, 2]"]  # 10 x 10 tokens: padded and shifted
+    return load_config(None, [*sizes, *depths, *options])
+
+
+def make_state(device: torch.device, precision: Precision, *options: str) -> TrainState:
+    cfg = make_config(*options)
+    prepare = build_prepare(cfg, CLASSES)
+    data = Data(list("abcde"), None, None, prepare, prepare.normalise, class_counts=[4, 2, 0, 1, 9])
+    model = build_model(cfg, CLASSES).to(device)
+    return build_state(cfg, model, data, precision, Distributed(0, 1, 0, device))
+
+
+def make_batch(rows: list[int], *, update_size: int, is_last: bool) -> Batch:
+    """Of the host, with a rectangle to erase in each image; without rows a placeholder."""
+    count = max(1, len(rows))
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.integers(0, 256, (count, 40, 40, 3), dtype=np.uint8)).permute(0, 3, 1, 2)
+    rectangles = torch.tensor([[index, 3, 4, 10, 8, 1000 + index] for index in range(count)])
+    labels = torch.from_numpy(random.integers(0, CLASSES, count))
+    return Batch(images, labels, rectangles, [], rows, update_size, is_last, update_size)
+
+
+def updates() -> Iterator[Batch]:
+    """Updates of two micro-batches and a placeholder."""
+    while True:
+        yield make_batch([0, 1, 2, 3], update_size=6, is_last=False)
+        yield make_batch([4, 5], update_size=6, is_last=False)
+        yield make_batch([], update_size=6, is_last=True)
