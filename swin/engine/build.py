@@ -32,7 +32,7 @@ def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Prec
     """
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
-    compile_model(model, cfg.TRAIN.COMPILE, dist.device)
+    compile_model(model, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
     return TrainState(
         model=model,
         optimizer=build_optimizer(cfg, model),
@@ -47,8 +47,14 @@ def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Prec
     )
 
 
-def compile_model(model: nn.Module, mode: str, device: torch.device) -> None:
+def compile_model(model: nn.Module, mode: str, device: torch.device, *, accumulation: int = 1) -> None:
     """Have calls of the model compiled, in place: parameters and their names stay as they are.
+
+    Args:
+        model: on its device.
+        mode: as TRAIN.COMPILE.
+        device: what to compile for.
+        accumulation: backward passes whose gradients are added up.
 
     Raises:
         ConfigError: what compiles for this device is not installed.
@@ -59,6 +65,9 @@ def compile_model(model: nn.Module, mode: str, device: torch.device) -> None:
         raise ConfigError(f"TRAIN.COMPILE is {mode}, which needs a C++ compiler on a CPU; install g++ or use off.")
     if device.type == "cuda" and find_spec("triton") is None:
         raise ConfigError(f"TRAIN.COMPILE is {mode}, which needs Triton on a GPU; install it or use off.")
+    if mode == "max-autotune" and accumulation > 1:
+        # A CUDA graph returns gradients in its own memory, and the next pass would overwrite what `.grad` holds.
+        mode = "max-autotune-no-cudagraphs"
     model.compile(mode=mode)
 
 
