@@ -95,6 +95,7 @@ def train_step(
         failures += batch.failures
         if drop_paths is None:
             drop_paths = state.model.draw_drop_paths(batch.update_size, torch.Generator().manual_seed(seed))
+        # Of ordinary memory CUDA documents up to 64 KB, 682 images of 12 blocks, as copied without the host's waiting.
         own = None if drop_paths is None else drop_paths[..., batch.rows or [0]].to(device, non_blocking=True)
         images, targets = state.prepare(batch, device, update_seed(seed, 0))
         # DDP averages over processes, hence the factor world_size; only the last backward pass communicates.
