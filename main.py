@@ -14,14 +14,12 @@ if __name__ == "__main__":  # the imports below take seconds, in which a signal 
     signal.signal(signal.SIGTERM, _stop_early)
     signal.signal(signal.SIGINT, _stop_early)
 
-import gc
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from data import build_data
-from swin.config.flags import load_command_line
+from swin.config.flags import load_command_line, run_path
 from swin.distributed import keep_freed_memory, setup_distributed, shutdown
 from swin.engine.build import build_precision
 from swin.engine.run import Job, explain, run_dry, run_evaluation, run_throughput, run_training
@@ -41,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         return report(error, rank, logger)
     finally:
-        gc.collect()  # an error holds what led to it, and data workers end with their loaders
         logger.close()
         shutdown()
     return 0
@@ -56,8 +53,7 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
     if dist.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(cfg.SEED)
-    folder = RunFolder(Path(cfg.OUTPUT or "output") / cfg.MODEL.NAME / cfg.TAG)
-    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, folder, build_data)
+    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, RunFolder(run_path(cfg)), build_data)
     if cfg.THROUGHPUT_MODE:
         run_throughput(job)
     elif cfg.EVAL_MODE:

@@ -194,8 +194,9 @@ class EvalLoader(EvalBatches):
         self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
-        starts = range(0, len(self._indices), self.batch_size)
-        keys = ([(0, index, 0) for index in self._indices[start : start + self.batch_size]] for start in starts)
+        indices, size = self._indices, self.batch_size
+        # Without a reference to this loader, which an abandoned iteration would otherwise keep, workers and all.
+        keys = ([(0, index, 0) for index in indices[start : start + size]] for start in range(0, len(indices), size))
         position = 0
         for samples in self._loader.fetch(keys):
             count = len(samples.labels)

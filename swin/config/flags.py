@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from swin.config.legal import readable_lines
@@ -64,6 +65,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def _dashed(word: str) -> str:
     flag, equals, value = word.partition("=")
     return flag.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def run_path(cfg: Config) -> Path:
+    """The folder of a run; its `status.json` says how it goes and how it ended."""
+    return Path(cfg.OUTPUT or "output") / cfg.MODEL.NAME / cfg.TAG
 
 
 def load_command_line(arguments: Sequence[str]) -> tuple[Config, bool]:

@@ -1,7 +1,10 @@
 """Several processes do what one does."""
 
 import json
+import os
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -42,11 +45,17 @@ def test_evaluation_counts_do_not_depend_on_processes_or_batch_size(runner):
     assert len(set(counts)) == 1, counts
 
 
-def test_a_tail_smaller_than_the_number_of_processes_works(runner):
-    # 78 = 6 x 13 images; updates of 7 x 11 = 77 leave one sample for 7 processes... here 2 processes and updates of 77.
-    process = runner.start("tail", "--batch-size", "7", "--opts", "TRAIN.ACCUMULATION_STEPS", "11", processes=2)
-    finish(runner, process)
-    assert [row["step"] for row in runner.rows("tail", "train")] == [1, 2]
+def test_a_tail_smaller_than_the_number_of_processes_works(runner, shapes, tmp_path):
+    # Of 77 images the last update has one, so that the second process has none of its own.
+    fewer = tmp_path / "fewer"
+    shutil.copytree(shapes, fewer)
+    (fewer / "train" / "cross" / "003.png").unlink()
+    options = ["--data-path", str(fewer), "--opts", "TRAIN.EPOCHS", "1"]
+    assert runner("one", "--batch-size", "4", *options) == 0
+    finish(runner, runner.start("tail", "--batch-size", "2", *options, processes=2))
+    one, tail = (runner.rows(tag, "train") for tag in ("one", "tail"))
+    assert [row["samples"] for row in tail] == [row["samples"] for row in one] == [*range(4, 77, 4), 77]
+    assert [row["loss"] for row in tail] == pytest.approx([row["loss"] for row in one], rel=2e-4)
 
 
 def test_a_signal_to_one_process_stops_all_with_everything_saved(runner):
@@ -55,7 +64,12 @@ def test_a_signal_to_one_process_stops_all_with_everything_saved(runner):
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGTERM)  # and not torchrun, which would send it to both
     _, output = runner.finish(process)
     assert "everything is saved" in output
+    assert output.count("stopped by a signal to another process") + output.count("stopped by SIGTERM") >= 1
     assert runner.checkpoint("run")["step"] > 0
+    status = json.loads((runner.run_dir("run") / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 3)

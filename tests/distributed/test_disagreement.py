@@ -1,0 +1,117 @@
+"""Processes that differ in what they see, in speed, or in what they are told."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def start_rank(runner, rank: int, world_size: int, port: int, folder: Path, *arguments: str) -> subprocess.Popen:
+    """One process of several, as a launcher would start it on a machine of its own."""
+    place = {
+        "RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, **{key: str(value) for key, value in place.items()}, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def command(runner, *more: str) -> list[str]:
+    common = ["--cfg", str(runner.config), "--data-path", str(runner.data), "--output", "out", "--tag", "run"]
+    return [*common, "--batch-size", "4", *more]
+
+
+@pytest.fixture
+def two_machines(runner, tmp_path) -> list[Path]:
+    """Two folders, each with a finished run of its own under the same relative path, of another number of epochs."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, epochs in zip(folders, ("1", "2"), strict=True):
+        folder.mkdir()
+        assert runner("run", "--opts", "TRAIN.EPOCHS", epochs) == 0
+        (folder / "out" / "tiny").mkdir(parents=True)
+        shutil.move(runner.run_dir("run"), folder / "out" / "tiny" / "run")
+    return folders
+
+
+def run_both(runner, folders: list[Path], *more: str) -> list[tuple[int, str]]:
+    port = free_port()
+    processes = [
+        start_rank(runner, rank, 2, port, folder, *command(runner, *more)) for rank, folder in enumerate(folders)
+    ]
+    return [runner.finish(process) for process in processes]
+
+
+def test_processes_that_see_different_checkpoints_do_not_train_on(runner, two_machines):
+    before = (two_machines[0] / "out/tiny/run/metrics.jsonl").read_bytes()
+    results = run_both(runner, two_machines, "--opts", "TRAIN.EPOCHS", "3")
+    assert [status for status, _ in results] == [2, 2], results
+    assert "do not see the same checkpoint" in results[0][1]
+    assert "process 1 found epoch 1" in results[0][1]
+    assert "Traceback" not in results[0][1] + results[1][1]
+    assert (two_machines[0] / "out/tiny/run/metrics.jsonl").read_bytes() == before
+
+
+def test_a_process_that_cannot_read_the_checkpoint_is_named(runner, two_machines):
+    shutil.rmtree(two_machines[1] / "out")
+    results = run_both(runner, two_machines, "--opts", "TRAIN.EPOCHS", "3")
+    assert [status for status, _ in results] == [2, 2], results
+    assert "process 1 found checkpoint out/tiny/run/checkpoints/last.pth does not exist" in results[0][1]
+
+
+def test_a_process_that_never_comes_is_a_message(runner, tmp_path):
+    begin = time.monotonic()
+    alone = start_rank(runner, 0, 2, free_port(), tmp_path, *command(runner, "--opts", "DIST_TIMEOUT", "5"))
+    status, output = runner.finish(alone)
+    assert status == 1, output
+    assert time.monotonic() - begin < 60
+    assert "error: Rank 0 waited for the other processes until the time-out before training began" in output
+    assert "raise DIST_TIMEOUT" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_takes_longer_than_the_time_out_does_not_end_the_run(runner, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "slow"))
+    monkeypatch.setenv("SLOW_SYNC_SEC", "5")  # one for the file and one for its folder, and so for each name
+    options = ["--batch-size", "20", "--opts", "TRAIN.EPOCHS", "1", "DIST_TIMEOUT", "4"]
+    status, output = runner.finish(runner.start("slow", *options, processes=2))
+    assert status == 0, output
+    assert json.loads((runner.run_dir("slow") / "status.json").read_text())["state"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_sec", [0.05, 0.3, 0.8, 1.5, 2.5, 3.5])
+def test_a_signal_before_training_is_a_word_and_3(runner, delay_sec):
+    process = runner.start("early", "--opts", "TRAIN.EPOCHS", "2000")
+    time.sleep(delay_sec)
+    process.send_signal(signal.SIGTERM)
+    status, output = runner.finish(process)
+    if delay_sec < 0.1 and status == -signal.SIGTERM:
+        pytest.skip("Python itself was not there yet")
+    assert status == 3, output
+    assert "before training began" in output or "everything is saved" in output
+    assert "Traceback" not in output
