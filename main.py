@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
     if dist.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(cfg.SEED)
-    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, RunFolder(run_path(cfg)), build_data)
+    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, RunFolder(run_path(cfg)), build_data, is_dry)
     if cfg.THROUGHPUT_MODE:
         run_throughput(job)
     elif cfg.EVAL_MODE:

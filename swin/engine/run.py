@@ -38,11 +38,12 @@ class Job:
     stop: StopRequest
     folder: RunFolder
     build_data: Callable[..., Data]
+    is_dry: bool
 
     @property
     def is_fresh(self) -> bool:
         """Whether the run begins anew, whatever is in its folder."""
-        return not (self.cfg.MODEL.RESUME or self.cfg.TRAIN.AUTO_RESUME)
+        return not self.cfg.MODEL.RESUME and (self.is_dry or not self.cfg.TRAIN.AUTO_RESUME)
 
     def make_data(self, **options: Any) -> Data:
         """The config's data as this process sees them; `options` as for `build_data`."""
@@ -104,7 +105,7 @@ def make_trainer(job: Job) -> Trainer:
     """The run that the config describes, where the checkpoint stands that it continues from, if any."""
     cfg, dist, logger, folder = job.cfg, job.dist, job.logger, job.folder
     found = find_checkpoint(
-        folder.path / "checkpoints", resume=cfg.MODEL.RESUME, is_automatic=cfg.TRAIN.AUTO_RESUME, warn=logger.warning
+        folder.path / "checkpoints", resume=cfg.MODEL.RESUME, is_automatic=not job.is_fresh, warn=logger.warning
     )
     data = job.make_data()
     for note in data.notes:

@@ -158,3 +158,12 @@ def test_a_full_disk_in_a_record_is_one_line(runner, monkeypatch):
     text = fails(runner, "run")
     assert "config.yaml cannot be written (No space left on device); free disk space" in text
     assert np.all([line.startswith("error: ") for line in text.splitlines() if "cannot" in line])
+
+
+def test_a_dry_run_looks_at_no_earlier_run(runner):
+    assert runner("run") == 0
+    before = contents(runner.run_dir("run"))
+    runner.text()
+    assert runner("run", "--dry-run") == 0
+    assert "resuming" not in runner.text()
+    assert contents(runner.run_dir("run")) == before
