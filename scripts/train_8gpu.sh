@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?give the folder of ImageNet, with train/ and val/}
 shift
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90 # seconds that a stopped run has to finish its update and save
 exec torchrun --standalone --nproc-per-node="${GPUS:-8}" main.py --cfg configs/swin_tiny.yaml --data-path "$data" "$@"

