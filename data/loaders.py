@@ -15,7 +15,8 @@ from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.distributed import keep_freed_memory
 from swin.errors import DataError
 
-_GRACE_SEC = 20  # what the main process gets to finish its update and save
+# What the main process gets to finish its update and save: as long as torchrun waits for it. 30 is torchrun's default.
+_GRACE_SEC = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30))
 
 
 class _Keys:

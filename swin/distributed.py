@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -152,6 +152,23 @@ def shutdown() -> None:
     """Leave the other processes; harmless when there are none."""
     if _is_joined():
         dist.destroy_process_group()
+
+
+def on_all(function: Callable[[], T]) -> T:
+    """Call a function on every process, and give what it returns here; if it fails on one, all raise that error.
+
+    Raises:
+        SwinError: what the first of the processes that failed has raised.
+    """
+    result, failure = None, None
+    try:
+        result = function()
+    except SwinError as error:
+        failure = error
+    for first in filter(None, gather(failure)):
+        first.is_shared = True
+        raise first
+    return cast(T, result)
 
 
 def is_collective_error(error: BaseException) -> bool:

@@ -64,13 +64,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 class RunFolder:
-    """A run's folder. Only the main process of a run uses it, in this order:
+    """A run's folder. The main process of a run uses it in this order:
 
     `lock`, `set_aside` where a new run is wanted, `begin` once nothing can refuse the run any more, `write_status`,
-    `release`. Until `begin` nothing but the lock is written, and `release` leaves everything as it was found.
+    `release`. Until `begin` nothing but the lock is written, and `release` leaves everything as it was found. Other
+    processes take over its `status`, so that they can write why they failed.
 
     Attributes:
         path: The folder.
+        status: Start and progress of the run; empty until it begins.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +80,7 @@ class RunFolder:
         self.path = path
         self._lock_file: int | None = None
         self._made: list[Path] = []  # folders that were not there before, outermost first
-        self._status: dict[str, Any] = {}  # empty until the run begins
+        self.status: dict[str, Any] = {}
 
     def lock(self) -> bool:
         """Make the folder and claim it, until `release` or the end of this process, however that comes.
@@ -143,13 +145,15 @@ class RunFolder:
         Raises:
             ConfigError: one of them cannot be written.
         """
-        self._status = {"started": _now(), "epoch": None, "position": None, "samples": None, "step": None}
+        self.status = {"started": _now(), "epoch": None, "position": None, "samples": None, "step": None}
         write_atomically(self.path / "config.yaml", encode(config_yaml))
         self.write_json("classes", list(classes))
         self.write_json("environment", describe_environment(argv))
 
     def write_status(self, state: str, *, exit_code: int | None = None, message: str = "", **progress: int) -> None:
         """Write status.json; before `begin` do nothing, since a refused start leaves an earlier run's status alone.
+
+        The first failure stands: other processes then only tell that they have lost the one that failed.
 
         Args:
             state: `running`, `stopped`, `failed` or `done`.
@@ -160,11 +164,11 @@ class RunFolder:
         Raises:
             ConfigError: it cannot be written.
         """
-        if not self._status:
+        if not self.status or self._has_failed():
             return
-        self._status |= progress
+        self.status |= progress
         end = {"state": state, "exit_code": exit_code, "message": message}
-        self.write_json("status", {**end, **self._status, "updated": _now()})
+        self.write_json("status", {**end, **self.status, "updated": _now()})
 
     def remove_leftovers(self) -> list[Path]:
         """Remove temporary files that dead processes left here and in checkpoints/; call it under the lock.
@@ -193,7 +197,7 @@ class RunFolder:
         if self._lock_file is not None:
             _drop_lock(self.path / _LOCK_NAME, self._lock_file)
             self._lock_file = None
-        if not self._status:
+        if not self.status:
             for folder in reversed(self._made):
                 with suppress(OSError):
                     folder.rmdir()
@@ -207,6 +211,14 @@ class RunFolder:
             raise cannot_write(self.path, error) from None
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.path / f"{name}.json", encode(text))
+
+    def _has_failed(self) -> bool:
+        """Whether a process of this very start of the run has written that it failed."""
+        try:
+            found = json.loads((self.path / "status.json").read_bytes())
+            return bool(found["state"] == "failed" and found["started"] == self.status["started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _make_folders(self) -> None:
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
@@ -241,7 +253,7 @@ class RunFolder:
 
 
 def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 def _names(path: Path, descriptor: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from swin.batches import Data
 from swin.config import Config, dump_config
-from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error
+from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error, on_all
 from swin.engine.build import compile_model, describe_frozen, describe_model
 from swin.engine.evaluate import evaluate
 from swin.engine.plan import describe_plan, doubts
@@ -50,13 +50,15 @@ class Job:
         runs = [] if self.is_fresh else [self.folder.path]
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
             runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
-        return self.build_data(
-            self.cfg,
-            rank=self.dist.rank,
-            world_size=self.dist.world_size,
-            local_world_size=self.dist.local_world_size,
-            runs=runs,
-            **options,
+        return on_all(
+            lambda: self.build_data(
+                self.cfg,
+                rank=self.dist.rank,
+                world_size=self.dist.world_size,
+                local_world_size=self.dist.local_world_size,
+                runs=runs,
+                **options,
+            )
         )
 
     def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
@@ -152,7 +154,7 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
     from_main(folder.lock)
     try:
         trainer = make_trainer(job)
-        from_main(lambda: begin(job, trainer, arguments))
+        folder.status = from_main(lambda: begin(job, trainer, arguments))
         if trainer.progress.epoch >= cfg.TRAIN.EPOCHS and trainer.evaluated:
             done = f"all {cfg.TRAIN.EPOCHS} epochs are done; best accuracy {trainer.best:.3f}. "
             done += "Raise TRAIN.EPOCHS to go on."
@@ -163,24 +165,28 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
         if is_main:
             folder.write_status("done", exit_code=0, message=done)
     except BaseException as error:
-        if is_main:
-            record_end(folder, error, job.dist.rank)
+        record_end(job, error)
         raise
     finally:
         if is_main:
             folder.release()
 
 
-def record_end(folder: RunFolder, error: BaseException, rank: int) -> None:
-    """Write how a run ended other than well, since launchers replace its exit status."""
-    failure = explain(error, rank)
+def record_end(job: Job, error: BaseException) -> None:
+    """Write how a run ended other than well, since launchers replace its exit status.
+
+    A process that fails by itself writes it; what all of them know is for the main one to write.
+    """
+    failure, folder = explain(error, job.dist.rank), job.folder
+    if not job.dist.is_main and failure and (failure.is_shared or isinstance(failure, ProcessGroupError)):
+        return
     state = "stopped" if isinstance(failure, RunStoppedError) else "failed"
     code = failure.exit_code if failure else 1
     with suppress(ConfigError):  # on a full disk the run's own error says more
         folder.write_status(state, exit_code=code, message=str(failure or repr(error)))
 
 
-def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> None:
+def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any]:
     """Make the folder the run's own, in the main process: earlier rows are cut back to where the run stands."""
     cfg, folder = job.cfg, job.folder
     if job.is_fresh and (aside := folder.set_aside()):
@@ -190,7 +196,8 @@ def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> None:
         folder.write_json("split", trainer.data.split)
     folder.remove_leftovers()
     job.logger.open(folder.path, step=trainer.progress.step, evaluated=trainer.evaluated)
-    folder.write_status("running", step=trainer.progress.step)
+    trainer.tell_status()
+    return folder.status
 
 
 def explain(error: BaseException, rank: int) -> SwinError | None:

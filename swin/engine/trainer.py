@@ -228,7 +228,7 @@ class Trainer:
             self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
             self.good = self.last
             self.is_save_due, self.saved_at = False, time.monotonic()
-            self._tell_status()
+            self.tell_status()
 
     def _save_if_due(self) -> None:
         """Save between the epochs' ends; a disk that is slower than that is asked for gets what it can take."""
@@ -258,7 +258,8 @@ class Trainer:
             if has_failed:
                 raise CheckpointError(str(error or "the main process could not write its checkpoint."), is_shared=True)
 
-    def _tell_status(self) -> None:
+    def tell_status(self) -> None:
+        """Write status.json: the run goes on, and where it stands."""
         progress = self.progress
         self.folder.write_status(
             "running", epoch=progress.epoch, position=progress.position, samples=progress.samples, step=progress.step

@@ -115,3 +115,29 @@ def test_a_signal_before_training_is_a_word_and_3(runner, delay_sec):
     assert status == 3, output
     assert "before training began" in output or "everything is saved" in output
     assert "Traceback" not in output
+
+
+def test_data_that_one_process_cannot_open_end_all_with_its_message(runner, shapes, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "mine").symlink_to(shapes)
+    port, given = free_port(), command(runner, "--data-path", "mine")
+    processes = [start_rank(runner, rank, 2, port, folder, *given) for rank, folder in enumerate(folders)]
+    results = [runner.finish(process) for process in processes]
+    assert [status for status, _ in results] == [2, 2], results
+    assert "DATA.DATA_PATH mine does not exist" in results[0][1]
+    assert results[1][1] == "", "one of them says it"
+
+
+def test_a_failure_of_one_process_is_what_the_status_keeps(runner, shapes, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    for number in range(13):  # one process or the other meets one in the first epoch; either may be the second
+        (broken / "train" / "cross" / f"{number:03}.png").write_bytes(b"no image")
+    process = runner.start("run", "--data-path", str(broken), "--batch-size", "4", processes=2)
+    status, output = runner.finish(process)
+    assert status == 1, output  # torchrun's own
+    ended = json.loads((runner.run_dir("run") / "status.json").read_text())
+    assert (ended["state"], ended["exit_code"]) == ("failed", 2), output
+    assert "is not an image" in ended["message"]
