@@ -33,14 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     rank = int(os.environ.get("RANK", 0))
     logger = Logger(is_main=rank == 0)
-    try:
-        with StopRequest() as stop:
+    with StopRequest() as stop:
+        try:
             run(arguments, logger, stop)
-    except BaseException as error:
-        return report(error, rank, logger)
-    finally:
-        logger.close()
-        shutdown()
+        except BaseException as error:
+            stop.defer()  # nothing interrupts the way out
+            return report(error, rank, logger)
+        finally:
+            logger.close()
+            shutdown()
     return 0
 
 

@@ -2,8 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,7 +16,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") i
 class StopRequest:
     """Context in which SIGTERM, SIGINT and SIGUSR1 (which SLURM can send before a job's end) do not kill.
 
-    Before training, when there is nothing to save, they raise RunStoppedError at once. Inside `deferred` they only set
+    Before training, when there is nothing to save, they raise RunStoppedError at once. After `defer` they only set
     `requested`; a second Ctrl-C some seconds after the first then ends the program, as without this context.
     """
 
@@ -33,14 +31,9 @@ class StopRequest:
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """While training: signals are remembered until the loop looks at `requested`."""
+    def defer(self) -> None:
+        """From here on, where training or the way out begins: signals are remembered for who looks at `requested`."""
         self._is_deferred = True
-        try:
-            yield
-        finally:
-            self._is_deferred = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_first, self.requested = not self.requested, True

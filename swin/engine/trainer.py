@@ -273,28 +273,26 @@ class Trainer:
             NonFiniteError: too many non-finite updates in a row; nothing was saved since they began.
             ProcessGroupError: another process ended, or did not answer in time.
         """
-        with self.stop.deferred():
-            try:
-                self._evaluate_if_due()  # what a kill kept a run from doing
-                while self.progress.epoch < self.cadence.epochs:
-                    self._train_epoch_or_roll_back()
-                self._settle()
-                if not self._is_sound():
-                    raise NonFiniteError(
-                        f"the run's last updates were not finite, so that its end is not saved; {self._tell_good()}."
-                    )
-            except RunStoppedError as error:
-                self._settle()
-                saved = f"everything is saved in {self.last}, and the same command continues from there"
-                if not self._is_sound():
-                    saved = (
-                        f"the last updates were not finite, so {self.last} is older; the same command continues from it"
-                    )
-                raise RunStoppedError(f"{error}; {saved}.") from None
-            except RuntimeError as error:
-                if not is_collective_error(error):
-                    raise
-                raise ProcessGroupError(explain_timeout(error, self.dist.rank, self.progress.step)) from error
+        self.stop.defer()
+        try:
+            self._evaluate_if_due()  # what a kill kept a run from doing
+            while self.progress.epoch < self.cadence.epochs:
+                self._train_epoch_or_roll_back()
+            self._settle()
+            if not self._is_sound():
+                raise NonFiniteError(
+                    f"the run's last updates were not finite, so that its end is not saved; {self._tell_good()}."
+                )
+        except RunStoppedError as error:
+            self._settle()
+            saved = f"everything is saved in {self.last}, and the same command continues from there"
+            if not self._is_sound():
+                saved = f"the last updates were not finite and are not saved; {self._tell_good()}"
+            raise RunStoppedError(f"{error}; {saved}.") from None
+        except RuntimeError as error:
+            if not is_collective_error(error):
+                raise
+            raise ProcessGroupError(explain_timeout(error, self.dist.rank, self.progress.step)) from error
 
     def _train_epoch_or_roll_back(self) -> None:
         try:

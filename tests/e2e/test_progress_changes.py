@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 
 import pytest
 
@@ -130,6 +131,39 @@ def test_a_stopped_run_goes_on_with_another_batch_at_the_same_rates(runner, monk
         assert rows[-1]["samples"] == 4 * NUM_SAMPLES
     assert len(begin["changed"]) < len(begin["whole"])
     assert all(begin["changed"][start] == pytest.approx(begin["whole"][start], rel=1e-12) for start in begin["changed"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+def test_a_real_run_keeps_the_rates_through_the_change(runner, before, after):
+    options = ["TRAIN.EPOCHS", EPOCHS, "TRAIN.WARMUP_EPOCHS", 2, "TRAIN.LR_REFERENCE_BATCH", 512, "TRAIN.BASE_LR", 0.1]
+
+    def start(layout: tuple[int, int, int]):
+        sizes = ["--batch-size", layout[1], "--accumulation-steps", layout[2]]
+        return runner.start("run", *map(str, [*sizes, "--opts", *options]), processes=layout[0])
+
+    process = start(before)
+    log = runner.run_dir("run") / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > NUM_SAMPLES // total(before)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, output = runner.finish(process)
+    assert "everything is saved" in output
+    stopped = len(runner.rows("run", "train"))
+    status, output = runner.finish(start(after))
+    assert status == 0, output
+
+    rows = runner.rows("run", "train")
+    assert 0 < stopped < len(rows), "the change is in the middle"
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert rows[-1]["samples"] == EPOCHS * NUM_SAMPLES
+    undisturbed = Progress(NUM_SAMPLES, total(before))
+    rates = lay_out(load_config(str(runner.config), opts=options), undisturbed)
+    for samples, row in zip([0, *(row["samples"] for row in rows)], rows, strict=False):
+        undisturbed.epoch, undisturbed.position = divmod(samples, NUM_SAMPLES)
+        assert row["lr"] == pytest.approx(rates(undisturbed.update), rel=1e-12, abs=0)
 
 
 def test_a_run_that_stopped_in_an_epoch_of_other_data_is_not_guessed(runner, shapes, tmp_path, monkeypatch):
