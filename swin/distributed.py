@@ -4,6 +4,8 @@ import ctypes
 import os
 import re
 import sys
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from swin.errors import ConfigError, SwinError
+from swin.errors import ConfigError, ProcessGroupError, SwinError
 
 T = TypeVar("T")
 
@@ -32,6 +34,8 @@ class Distributed:
         local_rank: Its number among those of this machine.
         device: What it computes on.
         local_world_size: How many of the processes are on this machine.
+        store: Where the processes leave each other small things; None for a single process.
+        timeout_sec: How long a process waits for the others.
     """
 
     rank: int
@@ -39,11 +43,38 @@ class Distributed:
     local_rank: int
     device: torch.device
     local_world_size: int = 1
+    store: dist.Store | None = None
+    timeout_sec: float = 0.0
 
     @property
     def is_main(self) -> bool:
         """Whether this is the process that writes files and the console."""
         return self.rank == 0
+
+    def on_all(self, place: str, function: Callable[[], T]) -> T:
+        """Call a function on every process, and give what it returns here; if it fails on one, all raise that error.
+
+        For what may take a process long: unlike a collective this says who did not come.
+
+        Args:
+            place: What the function makes, as a noun; once in a run.
+            function: What to call.
+
+        Raises:
+            SwinError: What the first of the processes that failed has raised.
+            ProcessGroupError: A process did not come within the time-out.
+        """
+        result, failure = None, None
+        try:
+            result = function()
+        except SwinError as error:
+            failure = error
+        if self.store is not None:
+            _meet(dist.PrefixStore(place, self.store), self.rank, self.world_size, place, self.timeout_sec)
+        for first in filter(None, gather(failure)):
+            first.is_shared = True
+            raise first
+        return cast(T, result)
 
 
 def select_device(device: str = "auto", *, local_rank: int = 0, world_size: int = 1) -> torch.device:
@@ -93,6 +124,7 @@ def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distri
 
     Raises:
         ConfigError: If the device is absent, or only some of the launcher's variables are set.
+        ProcessGroupError: If another process did not come in time.
     """
     if not {"RANK", "LOCAL_RANK"} & os.environ.keys():
         return Distributed(0, 1, 0, _use(select_device(device)))
@@ -104,13 +136,76 @@ def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distri
         )
     rank, world_size, local_rank = (int(os.environ[name]) for name in _LAUNCHER_VARIABLES[:3])
     chosen = _use(select_device(device, local_rank=local_rank, world_size=world_size))
-    if world_size > 1:
-        dist.init_process_group(
-            "nccl" if chosen.type == "cuda" else "gloo",
-            timeout=timedelta(seconds=timeout_sec),
-            device_id=chosen if chosen.type == "cuda" else None,
-        )
-    return Distributed(rank, world_size, local_rank, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if world_size == 1:
+        return Distributed(rank, world_size, local_rank, chosen, local_world_size)
+    timeout = timedelta(seconds=timeout_sec)
+    is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun has a store
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(*address, is_master=is_host, timeout=timeout, wait_for_workers=False)
+    except dist.DistNetworkError:
+        if is_host:
+            raise
+        raise _absent(rank, [0], "start", timeout_sec) from None
+    # torchrun keeps one store for all its restarts: without a new name, processes may read the addresses of dead ones.
+    own_store = dist.PrefixStore(_meet(store, rank, world_size, "start", timeout_sec), store)
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        store=own_store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=chosen if chosen.type == "cuda" else None,
+    )
+    return Distributed(rank, world_size, local_rank, chosen, local_world_size, own_store, timeout_sec)
+
+
+def _meet(store: dist.Store, rank: int, world_size: int, place: str, timeout_sec: float) -> str:
+    """Wait for all processes on a store in which an earlier attempt may have left anything.
+
+    The main process calls a meeting under a new name, the others answer each with a name of its own, and the meeting
+    begins when the main process has repeated their answers. No word of an earlier attempt can take part in that.
+
+    Returns:
+        The meeting's name, which no other has.
+
+    Raises:
+        ProcessGroupError: Some process did not come within the time-out.
+    """
+    own, others = uuid.uuid4().hex, range(1, world_size)
+    deadline = time.monotonic() + timeout_sec
+    if rank == 0:
+        store.set("called", own)
+    while True:
+        called = _peek(store, "called")
+        if rank:
+            store.set(f"answer/{rank}", called + own)
+        if rank and called + own in _peek(store, "begun"):
+            return called
+        is_late, missing = time.monotonic() > deadline, [0]
+        if rank == 0 or is_late:
+            answers = [_peek(store, f"answer/{other}") for other in others]
+            missing = [other for other, answer in zip(others, answers, strict=True) if not answer.startswith(called)]
+        if rank == 0 and not missing:
+            store.set("begun", " ".join(answers))
+            return called
+        if is_late:
+            raise _absent(rank, missing if called and missing else [0], place, timeout_sec)
+        time.sleep(0.05)
+
+
+def _peek(store: dist.Store, key: str) -> str:
+    """What a store holds, an empty string for nothing."""
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _absent(rank: int, missing: list[int], place: str, timeout_sec: float) -> ProcessGroupError:
+    return ProcessGroupError(
+        f"Rank {rank} waited for the other processes until the time-out before training began. Not there after "
+        f"{timeout_sec:g} s ({place}): rank {', '.join(map(str, missing))}. Its own output says more; if it was only "
+        "slow, raise DIST_TIMEOUT."
+    )
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -152,23 +247,6 @@ def shutdown() -> None:
     """Leave the other processes; harmless when there are none."""
     if _is_joined():
         dist.destroy_process_group()
-
-
-def on_all(function: Callable[[], T]) -> T:
-    """Call a function on every process, and give what it returns here; if it fails on one, all raise that error.
-
-    Raises:
-        SwinError: what the first of the processes that failed has raised.
-    """
-    result, failure = None, None
-    try:
-        result = function()
-    except SwinError as error:
-        failure = error
-    for first in filter(None, gather(failure)):
-        first.is_shared = True
-        raise first
-    return cast(T, result)
 
 
 def is_collective_error(error: BaseException) -> bool:

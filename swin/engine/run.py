@@ -10,7 +10,7 @@ import torch
 
 from swin.batches import Data
 from swin.config import Config, dump_config
-from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error, on_all
+from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error
 from swin.engine.build import compile_model, describe_frozen, describe_model
 from swin.engine.evaluate import evaluate
 from swin.engine.plan import describe_plan, doubts
@@ -50,7 +50,8 @@ class Job:
         runs = [] if self.is_fresh else [self.folder.path]
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
             runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
-        return on_all(
+        return self.dist.on_all(
+            "data",
             lambda: self.build_data(
                 self.cfg,
                 rank=self.dist.rank,
@@ -58,7 +59,7 @@ class Job:
                 local_world_size=self.dist.local_world_size,
                 runs=runs,
                 **options,
-            )
+            ),
         )
 
     def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
