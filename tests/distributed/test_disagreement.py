@@ -94,9 +94,71 @@ def test_a_process_that_never_comes_is_a_message(runner, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_that_takes_longer_than_the_time_out_does_not_end_the_run(runner, monkeypatch):
+def slow(monkeypatch, **settings: object) -> None:
+    """Make what is started from now on slow, see slow/sitecustomize.py."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "slow"))
-    monkeypatch.setenv("SLOW_SYNC_SEC", "5")  # one for the file and one for its folder, and so for each name
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SLOW_{name.upper()}", str(value))
+
+
+@pytest.mark.parametrize(("place", "moment"), [("start", "start_sec"), ("data", "list_sec")])
+def test_a_process_slower_than_the_time_out_is_named(runner, tmp_path, monkeypatch, place, moment):
+    slow(monkeypatch, rank=1, **{moment: 30})
+    port, given = free_port(), command(runner, "--opts", "DIST_TIMEOUT", "8")
+    processes = [start_rank(runner, rank, 3, port, tmp_path, *given) for rank in range(3)]
+    results = [runner.finish(processes[rank]) for rank in (0, 2)]
+    processes[1].kill()
+    processes[1].communicate()
+    assert [status for status, _ in results] == [1, 1], results
+    assert f"Not there after 8 s ({place}): rank 1." in results[0][1]
+    assert "raise DIST_TIMEOUT" in results[0][1]
+    for _, output in results:
+        assert "gloo" not in output.lower()
+        assert "Traceback" not in output
+
+
+def test_a_restart_does_not_take_dead_processes_for_living_ones(runner, monkeypatch):
+    """In torchrun's store are the addresses of the first start; the second rank 0 is later than rank 1."""
+    slow(monkeypatch, rank=0, attempt=1, start_sec=3)
+    monkeypatch.setenv("PET_MAX_RESTARTS", "1")
+    process = runner.start("run", "--batch-size", "4", "--opts", "TRAIN.EPOCHS", "20", processes=2)
+    wait_for_rows(runner, "run", 15)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    status, output = runner.finish(process)
+    assert status == 0, output
+    assert output.count("resuming from") == 1
+
+
+def wait_for_rows(runner, tag: str, count: int) -> None:
+    log = runner.run_dir(tag) / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") >= count):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def children(process: int) -> list[int]:
+    return [int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(process)], text=True).split()]
+
+
+def test_a_checkpoint_of_a_stop_that_takes_longer_than_the_time_out_is_finished(runner, monkeypatch):
+    slow(monkeypatch, sync_sec=4)
+    options = ["--batch-size", "4", "--opts", "TRAIN.EPOCHS", "200", "DIST_TIMEOUT", "6", "DATA.NUM_WORKERS", "1"]
+    options += ["SAVE_FREQ", "200", "EVAL_FREQ", "200"]
+    process = runner.start("stopped", *options, processes=2)
+    wait_for_rows(runner, "stopped", 12)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, output = runner.finish(process)
+    assert 8 < time.monotonic() - begin < 30
+    assert output.count("everything is saved") == 1
+    status = json.loads((runner.run_dir("stopped") / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 3)
+    assert runner.checkpoint("stopped")["step"] == status["step"] >= 12
+
+
+def test_a_checkpoint_that_takes_longer_than_the_time_out_does_not_end_the_run(runner, monkeypatch):
+    slow(monkeypatch, sync_sec=5)  # one for the file and one for its folder, and so for each name
     options = ["--batch-size", "20", "--opts", "TRAIN.EPOCHS", "1", "DIST_TIMEOUT", "4"]
     status, output = runner.finish(runner.start("slow", *options, processes=2))
     assert status == 0, output
