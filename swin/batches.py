@@ -21,9 +21,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 (b,)
     rectangles: Tensor  # int64 (n, 6), what to erase: the image's number in the batch, then a `data.erasing.Rectangle`
     failures: list[str]  # why images were skipped and replaced
-    rows: list[
-        int
-    ]  # which of the update's samples these are, ascending; empty where one placeholder stands in for none
+    rows: list[int]  # which of the update's samples these are, ascending; empty for a placeholder
     update_size: int  # samples of all processes and micro-batches in the update that this batch belongs to
     last_of_update: bool
     position: int  # samples of all processes that are done in this epoch after it; exact after an update's last
@@ -71,7 +69,7 @@ class EvalBatches(ABC):
 
 
 # (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.
-Prepare = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]
+PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Data:
     classes: list[str]
     train: TrainBatches | None
     val: EvalBatches | None
-    prepare: Prepare
+    prepare: PrepareFn
     normalise: Normalise
     class_counts: list[int]
     notes: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ class Runner:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def wait_for_rows(self, tag: str, count: int = 1, pause_sec: float = 0.01) -> None:
+        """Wait, a minute at most, until a run has recorded as many rows."""
+        log = self.run_dir(tag) / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().count("\n") >= count):
+            assert time.monotonic() < deadline
+            time.sleep(pause_sec)
 
     def finish(self, process: subprocess.Popen, timeout: float = 120) -> tuple[int, str]:
         output, _ = process.communicate(timeout=timeout)

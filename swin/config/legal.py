@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from swin.errors import UNPRINTABLE, printable
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.DATASET": ("imagenet", "folder", "digits", "imagenet22K"),
     "DATA.INTERPOLATION": ("bicubic", "bilinear", "nearest", "lanczos", "random"),
@@ -61,9 +63,6 @@ _PATHS = ("MODEL.NAME", "MODEL.PRETRAINED", "MODEL.RESUME", "DATA.DATA_PATH", "O
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 1000
 
-# Control characters, line separators and halves of pairs of UTF-16: they cannot be shown, or written to a file.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
 # Problems shown at most, and characters of each.
 MAX_LINES = 10
 _MAX_LINE_CHARS = 1000
@@ -99,7 +98,7 @@ def readable_lines(lines: Sequence[str]) -> list[str]:
         line if len(line) <= _MAX_LINE_CHARS else f"{line[: _MAX_LINE_CHARS // 2]}...{line[-_MAX_LINE_CHARS // 2 :]}"
         for line in lines[:MAX_LINES]
     ]
-    shown = [_UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], line) for line in short]
+    shown = list(map(printable, short))
     return [*shown, f"and {len(lines) - MAX_LINES} more like these"] if len(lines) > MAX_LINES else shown
 
 
@@ -112,7 +111,7 @@ def did_you_mean(names: Iterable[str]) -> str:
 def _illegal_characters(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in values.items():
         for text in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(text, str) and (found := _UNPRINTABLE.search(text)):
+            if isinstance(text, str) and (found := UNPRINTABLE.search(text)):
                 yield key, f"text without the character {found[0]!r}; leave it out"
                 break
     for key in _PATHS:

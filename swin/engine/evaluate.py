@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swin.batches import EvalBatches
-from swin.distributed import Distributed, all_reduce_sum
+from swin.distributed import Distributed, gather
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
 from swin.errors import DataError, RunStoppedError
@@ -76,11 +76,9 @@ def evaluate(
     model.eval()
     # float64 where there is one: a sum of 50,000 losses in float32 would depend on the order of its terms.
     kind = torch.float32 if dist.device.type == "mps" else torch.float64
-    counts, loss_sum = (
-        torch.zeros(2, dtype=torch.int64, device=dist.device),
-        torch.zeros(1, 1, dtype=kind).to(dist.device),
-    )
-    seen, k = 0, 0
+    loss_sum = torch.zeros((), dtype=kind, device=dist.device)
+    counts = torch.zeros(2, dtype=torch.int64, device=dist.device)  # correct1, correct5
+    seen, k = 0, 0  # k stays 0 in a process without samples, which sees no logits
     for batch in batches:
         if stop and stop.requested:
             break
@@ -94,13 +92,9 @@ def evaluate(
         loss_sum += F.cross_entropy(logits, labels, reduction="none").to(kind).sum()
         seen += len(labels)
     model.train(was_training)
-    # A process without samples has seen no logits, so that it does not know k.
-    widest = torch.zeros(6, dtype=torch.int64)
-    widest[k] = 1
-    totals = all_reduce_sum(torch.cat([counts, widest.to(dist.device), torch.tensor([seen]).to(dist.device)]))
-    correct1, correct5, *has_k, seen = totals.tolist()
-    loss = all_reduce_sum(loss_sum).item()
+    shares = gather((*counts.tolist(), seen, loss_sum.item(), k))
+    correct1, correct5, seen, loss = (sum(numbers) for numbers in list(zip(*shares, strict=True))[:4])
     if seen < batches.num_samples:
         name = stop.name if stop and stop.name else "a signal to another process"
         raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
-    return EvalResult(correct1, correct5, seen, loss / seen, max(k for k in range(6) if has_k[k]))
+    return EvalResult(correct1, correct5, seen, loss / seen, max(share[-1] for share in shares))

@@ -15,7 +15,7 @@ def describe_plan(cfg: Config, trainer: Trainer) -> str:
     if cfg.TRAIN.LAYER_DECAY != 1:
         scaled += f", x {cfg.TRAIN.LAYER_DECAY:g} for each block below the head"
     if trainer.rollbacks:
-        scaled += f", now x {0.5**trainer.rollbacks:g} after {trainer.rollbacks} returns (TRAIN.ROLLBACK)"
+        scaled += f", now x {trainer.lr_factor:g} after {trainer.rollbacks} returns (TRAIN.ROLLBACK)"
     num_val = trainer.data.val.num_samples if trainer.data.val else 0
     return "\n".join(
         [

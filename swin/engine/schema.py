@@ -86,9 +86,8 @@ def _is_weights(value: Any) -> bool:
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
-    return all(
-        math.isfinite(bound) for bound in torch.aminmax(tensor.detach())
-    )  # a tenth of the time of torch.isfinite
+    # In a tenth of the time that torch.isfinite takes.
+    return all(math.isfinite(bound) for bound in torch.aminmax(tensor.detach()))
 
 
 def _is_optimizer(value: Any) -> bool:

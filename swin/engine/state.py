@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from swin.batches import Prepare
+from swin.batches import PrepareFn
 from swin.distributed import Distributed
 from swin.ema import Ema
 from swin.engine.precision import Precision
@@ -29,7 +29,7 @@ class TrainState:
     Attributes:
         model: the model itself; it may be compiled in place.
         loss: (logits, targets) to the loss of each sample (b,).
-        prepare: see `swin.batches.Prepare`.
+        prepare: see `swin.batches.PrepareFn`.
         clip_grad: greatest norm of the gradient; 0 for no limit.
         seed: of mixing, dropout and stochastic depth.
         network: the model as training calls it: itself, or DistributedDataParallel around it.
@@ -40,7 +40,7 @@ class TrainState:
     scaler: torch.amp.GradScaler | None
     ema: Ema | None
     loss: Loss
-    prepare: Prepare
+    prepare: PrepareFn
     precision: Precision
     dist: Distributed
     clip_grad: float

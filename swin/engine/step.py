@@ -87,7 +87,7 @@ def train_step(
     set_lr(state.optimizer, lr)
     seed, num_known = update_seed(state.seed, step, 0), len(failures)
     torch.manual_seed(update_seed(state.seed, step, state.dist.rank, 1))  # dropout
-    drop_paths, last = None, False
+    mixing_seed, drop_paths, last = update_seed(seed, 0), None, False
     loss_sum = torch.zeros((), device=device)
     while not last:
         batch = next(batches)
@@ -97,7 +97,7 @@ def train_step(
             drop_paths = state.model.draw_drop_paths(batch.update_size, torch.Generator().manual_seed(seed))
         # Of ordinary memory CUDA documents up to 64 KB, 682 images of 12 blocks, as copied without the host's waiting.
         own = None if drop_paths is None else drop_paths[..., batch.rows or [0]].to(device, non_blocking=True)
-        images, targets = state.prepare(batch, device, update_seed(seed, 0))
+        images, targets = state.prepare(batch, device, mixing_seed)
         # DDP averages over processes, hence the factor world_size; only the last backward pass communicates.
         with _no_sync(state.network) if not last else nullcontext():
             with state.precision.autocast():

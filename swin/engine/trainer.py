@@ -179,7 +179,12 @@ class Trainer:
     @property
     def lr(self) -> float:
         """Learning rate of the next update."""
-        return self.schedule(self.progress.update) * 0.5**self.rollbacks
+        return self.schedule(self.progress.update) * self.lr_factor
+
+    @property
+    def lr_factor(self) -> float:
+        """What the returns to an earlier checkpoint have left of the planned learning rate."""
+        return 0.5**self.rollbacks
 
     def checkpoint(self) -> dict[str, Any]:
         """The run as tensors and plain values, see `swin.engine.checkpoint.read_checkpoint`."""
@@ -308,7 +313,7 @@ class Trainer:
                 self.logger.open(self.folder.path, step=self.progress.step, evaluated=self.evaluated)
             self.logger.warning(
                 f"{error} Going back to {good} (TRAIN.ROLLBACK {done} of {self.cadence.max_rollbacks}); from "
-                f"there the learning rate is {0.5**done:g} of the planned one."
+                f"there the learning rate is {self.lr_factor:g} of the planned one."
             )
             return
         self._finish_epoch()
@@ -435,5 +440,4 @@ class Trainer:
         epoch, progress = self.progress.epoch - 1, self.progress
         self.logger.info(f"epoch {epoch}{result} best {self.best:.3f}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
-        self._settle()
         self._save(self._numbered, is_best=is_best)

@@ -122,19 +122,11 @@ def test_a_restart_does_not_take_dead_processes_for_living_ones(runner, monkeypa
     slow(monkeypatch, rank=0, attempt=1, start_sec=3)
     monkeypatch.setenv("PET_MAX_RESTARTS", "1")
     process = runner.start("run", "--batch-size", "4", "--opts", "TRAIN.EPOCHS", "20", processes=2)
-    wait_for_rows(runner, "run", 15)
+    runner.wait_for_rows("run", 15)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     status, output = runner.finish(process)
     assert status == 0, output
     assert output.count("resuming from") == 1
-
-
-def wait_for_rows(runner, tag: str, count: int) -> None:
-    log = runner.run_dir(tag) / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") >= count):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def children(process: int) -> list[int]:
@@ -146,7 +138,7 @@ def test_a_checkpoint_of_a_stop_that_takes_longer_than_the_time_out_is_finished(
     options = ["--batch-size", "4", "--opts", "TRAIN.EPOCHS", "200", "DIST_TIMEOUT", "6", "DATA.NUM_WORKERS", "1"]
     options += ["SAVE_FREQ", "200", "EVAL_FREQ", "200"]
     process = runner.start("stopped", *options, processes=2)
-    wait_for_rows(runner, "stopped", 12)
+    runner.wait_for_rows("stopped", 12)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, output = runner.finish(process)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -60,10 +59,7 @@ def test_a_tail_smaller_than_the_number_of_processes_works(runner, shapes, tmp_p
 
 def test_a_signal_to_one_process_stops_all_with_everything_saved(runner):
     process = runner.start("run", "--opts", "TRAIN.EPOCHS", "300", processes=2)
-    log = runner.run_dir("run") / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    runner.wait_for_rows("run")
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     assert len(children) == 2
     os.kill(int(children[1]), signal.SIGTERM)  # and not torchrun, which would send it to both

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -53,10 +52,7 @@ def test_a_killed_process_continues_from_its_last_save(runner, assert_equal_stat
     options = ["--opts", "TRAIN.EPOCHS", "3", "SAVE_FREQ_STEPS", "3", "DATA.NUM_WORKERS", "2", "DATA.BATCH_SIZE", "4"]
     assert runner("whole", *options) == 0
     process = runner.start("killed", *options)
-    log = runner.run_dir("killed") / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 25) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    runner.wait_for_rows("killed", 26)
     process.kill()
     runner.finish(process)
     assert runner("killed", *options) == 0
@@ -66,10 +62,7 @@ def test_a_killed_process_continues_from_its_last_save(runner, assert_equal_stat
 
 def test_ctrl_c_saves_and_exits_with_3(runner):
     process = runner.start("interrupted", "--opts", "TRAIN.EPOCHS", "200", "DATA.NUM_WORKERS", "2")
-    log = runner.run_dir("interrupted") / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    runner.wait_for_rows("interrupted")
     process.send_signal(signal.SIGINT)
     status, output = runner.finish(process)
     assert status == 3, output

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +72,7 @@ def test_a_new_run_under_an_old_name_moves_the_old_one_aside(runner):
 
 def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(runner):
     first = runner.start("run", "--opts", "TRAIN.EPOCHS", "40", "DATA.NUM_WORKERS", "1")
-    log = runner.run_dir("run") / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    runner.wait_for_rows("run")
     text = fails(runner, "run", "--opts", "TRAIN.EPOCHS", "40")
     assert f"in use by process {first.pid} on {os.uname().nodename} since" in text
     status, output = runner.finish(first)
@@ -87,10 +83,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(runner
 def test_records_are_cut_back_to_where_a_killed_run_goes_on(runner):
     options = ["--opts", "TRAIN.EPOCHS", "9", "SAVE_FREQ", "4", "EVAL_FREQ", "4"]
     killed = runner.start("run", *options)
-    log = runner.run_dir("run") / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 55) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    runner.wait_for_rows("run", 56, pause_sec=0.001)
     killed.send_signal(signal.SIGKILL)
     runner.finish(killed)
     assert runner("run", *options) == 0
