@@ -5,9 +5,8 @@ Legend: B images, H W grid, M window side, T = M*M tokens a window, K = (H/M)*(W
 D head dim.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import TypeVar, TypeVarTuple
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,32 +16,10 @@ from torch import Tensor
 # weight but a subnormal number, with which some processors multiply tens of times as slowly.
 MASKED = -1e4
 
-Ts = TypeVarTuple("Ts")
-R = TypeVar("R")
-
 
 def is_captured() -> bool:
     """Whether operations are being recorded, by torch.compile, export or jit.trace, for inputs of other batches too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def remembered(maxsize: int) -> Callable[[Callable[[*Ts], R]], Callable[[*Ts], R]]:
-    """Have a function of plain values remember the tensors it made, except while operations are being recorded."""
-
-    def decorate(make: Callable[[*Ts], R]) -> Callable[[*Ts], R]:
-        @lru_cache(maxsize)
-        def recall(*args: *Ts) -> R:
-            # A tensor made in inference mode could not be used by a later training step.
-            with torch.inference_mode(False):
-                return make(*args)
-
-        @wraps(make)
-        def find(*args: *Ts) -> R:
-            return make(*args) if is_captured() else recall(*args)
-
-        return find
-
-    return decorate
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -75,12 +52,22 @@ def _axis_regions(size: int, window: int, shift: int, device: torch.device) -> T
     return (position >= size - window).long() + (position >= size - shift).long()
 
 
-@remembered(maxsize=64)
 def shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
     """The additive mask of a shifted grid (K, T, T), float32: 0 where query and key were neighbours, MASKED elsewhere.
 
     Source: section 3.2 and figure 4 of arXiv 2103.14030 (cyclic shift).
     """
+    make = _make_shift_mask if is_captured() else _cached_shift_mask
+    return make(height, width, window, shift, device)
+
+
+@lru_cache(maxsize=64)
+def _cached_shift_mask(*args: Any) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used by a later training step
+        return _make_shift_mask(*args)
+
+
+def _make_shift_mask(height: int, width: int, window: int, shift: tuple[int, int], device: torch.device) -> Tensor:
     rows = _axis_regions(height, window, shift[0], device)
     columns = _axis_regions(width, window, shift[1], device)
     regions_HW = rows[:, None] * 3 + columns[None, :]
@@ -99,11 +86,3 @@ def relative_position_index(window: int) -> Tensor:
     delta_row_TT = row_T[:, None] - row_T[None, :] + window - 1
     delta_column_TT = column_T[:, None] - column_T[None, :] + window - 1
     return delta_row_TT * (2 * window - 1) + delta_column_TT
-
-
-def combined_bias(bias_NTT: Tensor, grid: tuple[int, int], window: int, shift: tuple[int, int]) -> Tensor:
-    """Bias plus shift mask: (N, T, T) without a shift, else (K, N, T, T)."""
-    if not any(shift):
-        return bias_NTT
-    mask_KTT = shift_mask(*grid, window, shift, bias_NTT.device).to(bias_NTT.dtype)
-    return torch.add(bias_NTT, mask_KTT[:, None])

@@ -1,30 +1,20 @@
 """The parts of a Swin Transformer: patch embedding, window attention, MLP, block, patch merging, stage.
 
-Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, V windows of all images, N heads, D head
-dim. Tokens stay in image order, (B, H, W, C), but inside the attention. Module and parameter names, and their
-order, are those of the official weights.
+Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, K windows an image, N heads, D head dim.
+Tokens stay in image order, (B, H, W, C), but inside the attention. Module and parameter names, and their order, are
+those of the official weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from swin.kernels import (
-    ATTEND_WINDOWS,
-    check_backend,
-    choose_backend,
-    is_captured,
-    sort_by_image,
-    sort_by_window,
-    window_attention,
-)
+from swin.errors import ConfigError
+from swin.kernels import BACKENDS, window_attention
 from swin.kernels.windows import relative_position_index
-
-# Tokens of a stage that inference on a CPU works on at a time.
-CPU_TOKENS = 4096
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
@@ -65,8 +55,8 @@ class WindowAttention(nn.Module):
         dim: int,
         num_heads: int,
         window_size: int,
-        shift_size: int,
         *,
+        is_shifted: bool = False,
         head_dim: int | None = None,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
@@ -75,12 +65,14 @@ class WindowAttention(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        if backend not in ("auto", *BACKENDS):
+            raise ConfigError(f"MODEL.ATTENTION is '{backend}'; expected one of: auto, {', '.join(BACKENDS)}.")
         width = num_heads * (head_dim or dim // num_heads)
         self.num_heads = num_heads
         self.window_size = window_size
-        self.shift_size = shift_size
-        self.scale = (width // num_heads) ** -0.5 if qk_scale is None else qk_scale
-        self.backend = check_backend(backend)
+        self.shift_size = window_size // 2 if is_shifted else 0
+        self.scale = qk_scale
+        self.backend = backend
         if relative_bias:
             self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
             self.register_buffer("relative_position_index", relative_position_index(window_size), persistent=False)
@@ -103,33 +95,16 @@ class WindowAttention(nn.Module):
         """(B, H, W, C) to (B, H, W, C)."""
         _, H, W, _ = x.shape
         x = pad_to_multiple(x, self.window_size)
-        shift = tuple(0 if size <= self.window_size else self.shift_size for size in x.shape[1:3])
-        x = self._attend(x, (shift[0], shift[1]))
+        rows, columns = (0 if size <= self.window_size else self.shift_size for size in x.shape[1:3])
+        bias_NTT = self.relative_position_bias()
+        x = window_attention(
+            x, self._project, bias_NTT, self.window_size, (rows, columns), scale=self.scale, backend=self.backend
+        )
         return self.drop(self.proj(x[:, :H, :W]))
 
-    def _attend(self, x: Tensor, shift: tuple[int, int]) -> Tensor:
-        """Queries, keys, values and attention of a grid of whole windows: (B, H, W, C) to (B, H, W, N*D)."""
-        M, N, grid = self.window_size, self.num_heads, (x.shape[1], x.shape[2])
-        backend = choose_backend(x.device) if self.backend == "auto" else self.backend
-        bias_NTT = self.relative_position_bias()
-        if attend := ATTEND_WINDOWS.get(backend):  # before the projection there are fewer channels to sort
-            qkv = self.qkv(sort_by_window(x, M, shift)).unflatten(-1, (3, N, -1))  # (V, T, 3, N, D)
-            return sort_by_image(attend(qkv, bias_NTT, grid, M, shift, self.scale), grid, M, shift)
-        qkv = self.qkv(x).unflatten(-1, (3, N, -1))  # (B, H, W, 3, N, D)
-        return window_attention(qkv, bias_NTT, M, shift, scale=self.scale, backend=backend)
-
-
-class Gelu(nn.GELU):
-    """GELU, in place where no gradients are recorded.
-
-    As with torch's in-place ReLU, whoever keeps the output of the layer before, by a hook, then finds it overwritten.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of x (...), to the same shape."""
-        if torch.is_grad_enabled() or is_captured():
-            return super().forward(x)
-        return torch.ops.aten.gelu_(x, approximate=self.approximate)
+    def _project(self, windows_BKTC: Tensor) -> Tensor:
+        """Queries, keys and values, (B, K, T, 3, N, D)."""
+        return self.qkv(windows_BKTC).unflatten(-1, (3, self.num_heads, -1))
 
 
 class Mlp(nn.Module):
@@ -138,7 +113,7 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = Gelu()
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
@@ -148,7 +123,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, a branch is left out for a share `p` of the images and scaled up for the others.
+    """Stochastic depth: in training, a branch skips a fraction `p` of the images and is scaled up for the others.
 
     Source: arXiv 1603.09382, by image.
     """
@@ -211,56 +186,36 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks at one resolution, every second one shifted by half a window, then the way down to the next."""
+    """Blocks at one resolution, every second one shifted by half a window, then the way down to the next.
+
+    Args:
+        dim: channels C.
+        make_attention: attention of a block, whose windows are shifted if `is_shifted`.
+        mlp_ratio: hidden channels of the MLP, as a multiple.
+        drop: dropout of the MLP, in [0, 1).
+        drop_paths: stochastic depth of each block, in [0, 1]; as many values as there are blocks.
+        downsample: the way to the next stage; None for the last.
+    """
 
     def __init__(
         self,
         dim: int,
-        depth: int,
-        num_heads: int,
-        window_size: int,
-        *,
-        drop_path: Sequence[float],
-        head_dim: int | None = None,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        relative_bias: bool = True,
-        drop: float = 0.0,
-        downsample: nn.Module | None = None,
-        use_checkpoint: bool = False,
-        backend: str = "auto",
+        make_attention: Callable[..., WindowAttention],
+        mlp_ratio: float,
+        drop: float,
+        drop_paths: Sequence[float],
+        downsample: nn.Module | None,
     ) -> None:
         super().__init__()
-        self.use_checkpoint = use_checkpoint
-        self.blocks = nn.ModuleList()
-        for index in range(depth):
-            attention = WindowAttention(
-                dim,
-                num_heads,
-                window_size,
-                window_size // 2 if index % 2 else 0,
-                head_dim=head_dim,
-                qkv_bias=qkv_bias,
-                qk_scale=qk_scale,
-                relative_bias=relative_bias,
-                drop=drop,
-                backend=backend,
-            )
-            self.blocks.append(SwinBlock(dim, attention, mlp_ratio, drop, drop_path[index]))
+        self.use_checkpoint = False  # recompute blocks in the backward pass
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, make_attention(is_shifted=index % 2 == 1), mlp_ratio, drop, drop_path)
+            for index, drop_path in enumerate(drop_paths)
+        )
         self.downsample = downsample
 
     def forward(self, x: Tensor, drop_paths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) to (the stage's own map (B, H, W, C), the next stage's input); `drop_paths` as for the model."""
-        if x.device.type == "cpu" and not (self.training or torch.is_grad_enabled() or is_captured()):
-            # A few images at a time, whose activations stay in the cache.
-            images = max(1, CPU_TOKENS // (x.shape[1] * x.shape[2]))
-            x = torch.cat([self._apply_blocks(part) for part in x.split(images)])
-        else:
-            x = self._apply_blocks(x, drop_paths)
-        return x, x if self.downsample is None else self.downsample(x)
-
-    def _apply_blocks(self, x: Tensor, drop_paths: Tensor | None = None) -> Tensor:
         for index, block in enumerate(self.blocks):
             factors_2B = None if drop_paths is None else drop_paths[index]
             if self.use_checkpoint and self.training:
@@ -268,4 +223,4 @@ class SwinStage(nn.Module):
                 x = checkpoint(block, x, factors_2B, use_reentrant=False)
             else:
                 x = block(x, factors_2B)
-        return x
+        return x, x if self.downsample is None else self.downsample(x)

@@ -3,7 +3,8 @@
 Legend: B images, H W grid of patches, C = embed_dim channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from swin.errors import ConfigError
-from swin.models.layers import DropPath, PatchEmbed, PatchMerging, SwinStage
+from swin.models.layers import DropPath, PatchEmbed, PatchMerging, SwinStage, WindowAttention
 
 
 class SwinTransformer(nn.Module):
@@ -48,6 +49,10 @@ class SwinTransformer(nn.Module):
     Source: arXiv 2103.14030. Parameter names are those of the official repository's weights.
     """
 
+    classes: list[str] | None = None  # names, in the order of the outputs
+    eval_transform_args: dict[str, Any] | None = None  # see `swin.inference_model`
+    frozen_parts: Sequence[str] = ()  # names of modules, set by `swin.models.freeze`
+
     def __init__(
         self,
         *,
@@ -76,52 +81,32 @@ class SwinTransformer(nn.Module):
         super().__init__()
         merge_factors = [2] * (len(depths) - 1) if merge_factors is None else merge_factors
         _check_stages(embed_dim, depths, num_heads, head_dim, merge_factors)
-        height, width = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.img_size = (height, width)
+        self.img_size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+        self.grid_size = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
         self.num_classes = num_classes
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
-        self.classes: list[str] | None = None
-        self.eval_transform_args: dict[str, Any] | None = None  # see `swin.inference_model`
-        self.frozen_parts: list[str] = []  # names of modules, set by `swin.models.freeze`
-
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
-        self.grid_size = (height // patch_size, width // patch_size)
-        if ape:
-            self.absolute_pos_embed = nn.Parameter(torch.empty(1, self.grid_size[0] * self.grid_size[1], embed_dim))
-            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
-        else:
-            self.register_parameter("absolute_pos_embed", None)
+        self.absolute_pos_embed = _position_embedding(*self.grid_size, embed_dim) if ape else None
         self.pos_drop = nn.Dropout(drop_rate)
-
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
-        self.layers = nn.ModuleList()
-        for stage, depth in enumerate(depths):
-            first = sum(depths[:stage])
-            dim = embed_dim * 2**stage
-            self.layers.append(
-                SwinStage(
-                    dim,
-                    depth,
-                    num_heads[stage],
-                    window_size,
-                    drop_path=drop_paths[first : first + depth],
-                    head_dim=head_dim,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    qk_scale=qk_scale,
-                    relative_bias=relative_bias,
-                    drop=drop_rate,
-                    downsample=PatchMerging(dim, merge_factors[stage]) if stage < len(depths) - 1 else None,
-                    use_checkpoint=use_checkpoint if isinstance(use_checkpoint, bool) else stage in use_checkpoint,
-                    backend=attention,
-                )
-            )
+        make_attention = partial(
+            WindowAttention,
+            window_size=window_size,
+            head_dim=head_dim,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            relative_bias=relative_bias,
+            drop=drop_rate,
+            backend=attention,
+        )
+        self.layers = _make_stages(
+            embed_dim, depths, num_heads, merge_factors, make_attention, mlp_ratio, drop_rate, drop_path_rate
+        )
+        self.set_checkpointing(use_checkpoint)
         self.norm = nn.LayerNorm(self.num_features)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.out_norms = out_norms
-        if out_norms:
-            for stage in range(len(depths)):
-                self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
+        for stage in range(len(depths)) if out_norms else ():
+            self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
         self.apply(_init_weights)
 
     @classmethod
@@ -230,6 +215,11 @@ class SwinTransformer(nn.Module):
         """The stages, first to last."""
         return cast(list[SwinStage], list(self.layers))
 
+    def set_checkpointing(self, stages: bool | Sequence[int]) -> None:
+        """Recompute the blocks of some stages, counted from 0, in the backward pass; of all, or none, by a bool."""
+        for index, stage in enumerate(self.stages()):
+            stage.use_checkpoint = stages if isinstance(stages, bool) else index in stages
+
     def _embed(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)  # (B, H, W, C)
         if self.absolute_pos_embed is not None:
@@ -238,6 +228,30 @@ class SwinTransformer(nn.Module):
                 position = F.interpolate(position.permute(0, 3, 1, 2), x.shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
             x = x + position
         return self.pos_drop(x)
+
+
+def _position_embedding(height: int, width: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, height * width, dim), std=0.02))
+
+
+def _make_stages(
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    merge_factors: Sequence[int],
+    make_attention: Callable[..., WindowAttention],
+    mlp_ratio: float,
+    drop: float,
+    drop_path_rate: float,
+) -> nn.ModuleList:
+    drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+    stages = nn.ModuleList()
+    for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
+        dim = embed_dim * 2**stage
+        downsample = PatchMerging(dim, merge_factors[stage]) if stage < len(merge_factors) else None
+        own_paths, drop_paths = drop_paths[:depth], drop_paths[depth:]
+        stages.append(SwinStage(dim, partial(make_attention, dim, heads), mlp_ratio, drop, own_paths, downsample))
+    return stages
 
 
 def _check_stages(

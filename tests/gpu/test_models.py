@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from swin import SwinTransformer
-from swin.kernels import BACKENDS, window_attention
-from tests.numerics.test_window_attention import GRIDS, reference
+from swin.kernels import BACKENDS
+from tests.numerics.test_window_attention import GRIDS, attend, reference
 from tools import benchmark
 
 # Largest differences from float64, relative to the largest value. float32: sums of up to 49 terms, each rounded at
@@ -16,30 +16,19 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 SIZES = {"embed_dim": 32, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "num_classes": 10, "drop_path_rate": 0.0}
 
 
-def skip_unless_available(backend: str, device: torch.device) -> None:
-    if backend == "triton" and device.type == "cpu":
-        pytest.skip("tests/numerics/test_triton.py runs it in Triton's interpreter")
-    if backend == "triton":
-        pytest.importorskip("triton")
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("height", "width", "window", "shift"), GRIDS)
 def test_results_and_gradients_equal_the_definition(device, backend, dtype, height, width, window, shift):
-    skip_unless_available(backend, device)
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, height, width, 3, 2, 32, generator=generator).to(dtype)
     bias = torch.randn(2, window**2, window**2, generator=generator)
     upstream = torch.randn(2, height, width, 64, generator=generator).to(dtype)
     results = []
-    for attend, place, kind in ((backend, device, dtype), (None, torch.device("cpu"), torch.float64)):
+    for name, place, kind in ((backend, device, dtype), (None, torch.device("cpu"), torch.float64)):
         # The bias table stays in float32 in training; its products are in the format of the queries.
         inputs = [tensor.to(place, kind).requires_grad_() for tensor in (qkv, bias)]
-        if attend:
-            out = window_attention(*inputs, window, shift, backend=attend)
-        else:
-            out = reference(*inputs, window, shift)
+        out = attend(*inputs, window, shift, name) if name else reference(*inputs, window, shift)
         results.append((out, *torch.autograd.grad(out, inputs, upstream.to(place, out.dtype))))
     for ours, exact in zip(*results, strict=True):
         error = (ours.double().cpu() - exact).abs().max() / exact.abs().max()
@@ -49,7 +38,6 @@ def test_results_and_gradients_equal_the_definition(device, backend, dtype, heig
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16], ids=str)
 def test_a_models_gradients_are_those_of_float64_on_a_cpu(device, backend, autocast):
-    skip_unless_available(backend, device)
     torch.manual_seed(0)
     exact = SwinTransformer(attention="eager", **SIZES).double()
     model = SwinTransformer(attention=backend, **SIZES)

@@ -1,4 +1,6 @@
-"""The model under torch.compile: one graph, the same numbers, and no recompilation. Needs no compiler."""
+"""The model under torch.compile: one graph, the same numbers, and no recompilation."""
+
+import shutil
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ SMALL = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -71,12 +74,21 @@ def test_train_steps_compile_once_and_once_more_for_the_smaller_last_batch():
     assert counter.frame_count <= 2
 
 
-def test_compiling_in_place_keeps_the_names_of_the_weights(monkeypatch):
-    model = SwinTransformer(**SMALL)
-    names = list(model.state_dict())
-    monkeypatch.setattr(model, "compile", lambda mode: None)
-    build.compile_model(model, "default", torch.device("cpu"))
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiling_in_place_gives_the_same_gradients_under_the_same_names():
+    torch.manual_seed(0)
+    model = SwinTransformer(drop_path_rate=0.0, **SMALL)
+    names, gradients = list(model.state_dict()), []
+    for mode in ("off", "default"):
+        build.compile_model(model, mode, torch.device("cpu"))
+        model(images()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        model.zero_grad()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "nothing was compiled"
     assert list(model.state_dict()) == names
+    for plain, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_compiler_is_said(monkeypatch):

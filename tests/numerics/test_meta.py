@@ -87,7 +87,7 @@ class HostGenerator(torch.Generator):
 def device(request, monkeypatch) -> Iterator[PretendedDevice]:
     """meta, on which autograd works without a GPU; and CUDA, with its autocast, its loss scaling and its branches."""
     monkeypatch.setattr(torch, "Generator", HostGenerator)
-    monkeypatch.setattr(windows, "is_captured", lambda: True)  # what is remembered would outlive the pretence
+    monkeypatch.setattr(windows, "is_captured", lambda: True)  # what is cached would outlive the pretence
     if request.param == "cuda":
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr(Tensor, "backward", pretend_backward)

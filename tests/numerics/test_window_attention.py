@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from swin.errors import ConfigError
-from swin.kernels import choose_backend, cpu, sdpa, sort_by_image, sort_by_window, window_attention
+from swin.kernels import BACKENDS, attention, choose_backend, window_attention
 from swin.kernels.windows import MASKED, partition, reverse
-
-BACKENDS = ["eager", "sdpa", "cpu"]  # test_triton.py has the other
 
 # (height, width, window, shift): one window, several, oblong, shifted along one axis only, even and odd windows.
 GRIDS = [
@@ -40,6 +37,13 @@ def reference(qkv: torch.Tensor, bias: torch.Tensor, window: int, shift: tuple[i
     return out.flatten(3)
 
 
+def attend(qkv: torch.Tensor, bias: torch.Tensor, window: int, shift: tuple[int, int] = (0, 0), backend: str = "auto"):
+    """Window attention of queries, keys and values in image order, (B, H, W, 3, N, D)."""
+    return window_attention(
+        qkv.flatten(3), lambda x: x.unflatten(-1, qkv.shape[3:]), bias, window, shift, backend=backend
+    )
+
+
 def make_inputs(height: int, width: int, window: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, height, width, 3, 2, 8, generator=generator, dtype=torch.float64)
@@ -55,7 +59,7 @@ def test_forward_and_gradients_equal_the_definition(backend, height, width, wind
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-5}[dtype]
     qkv, bias = make_inputs(height, width, window, dtype)
     exact_qkv, exact_bias = (tensor.detach().double().requires_grad_() for tensor in (qkv, bias))
-    out = window_attention(qkv, bias, window, shift, backend=backend)
+    out = attend(qkv, bias, window, shift, backend=backend)
     exact = reference(exact_qkv, exact_bias, window, shift)
     upstream = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     out.backward(upstream.to(dtype))
@@ -70,16 +74,16 @@ def test_forward_and_gradients_equal_the_definition(backend, height, width, wind
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradcheck(backend):
     qkv, bias = make_inputs(6, 3, 3, torch.float64)
-    assert torch.autograd.gradcheck(lambda q, b: window_attention(q, b, 3, (1, 0), backend=backend), (qkv, bias))
+    assert torch.autograd.gradcheck(lambda q, b: attend(q, b, 3, (1, 0), backend=backend), (qkv, bias))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_bfloat16_stays_within_its_rounding(backend):
     qkv, bias = make_inputs(14, 14, 7, torch.bfloat16)
     exact = reference(qkv.detach().double(), bias.detach().double(), 7, (3, 3))
-    out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
+    out = attend(qkv, bias, 7, (3, 3), backend=backend)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        inferred = window_attention(qkv, bias.float(), 7, (3, 3), backend=backend)
+        inferred = attend(qkv, bias.float(), 7, (3, 3), backend=backend)
     assert out.dtype == inferred.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: 0.4% of a logit of about 10 changes a weight by 4%, and outputs are at most about 3.
     assert (out.double() - exact).abs().max() < 0.15
@@ -91,7 +95,7 @@ def test_bfloat16_stays_within_its_rounding(backend):
 def test_inference_equals_the_definition(backend, height, width, window, shift):
     qkv, bias = make_inputs(height, width, window, torch.float64)
     with torch.inference_mode():
-        out = window_attention(qkv, bias, window, shift, backend=backend)
+        out = attend(qkv, bias, window, shift, backend=backend)
         torch.testing.assert_close(out, reference(qkv, bias, window, shift), rtol=1e-12, atol=1e-12)
 
 
@@ -100,7 +104,7 @@ def test_results_are_equal_bit_for_bit_from_run_to_run(backend):
     runs = []
     for _ in range(2):
         qkv, bias = make_inputs(28, 28, 7, torch.float32)
-        out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
+        out = attend(qkv, bias, 7, (3, 3), backend=backend)
         runs.append((out, *torch.autograd.grad(out.square().sum(), (qkv, bias))))
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
@@ -113,52 +117,24 @@ def test_a_pair_apart_has_a_weight_of_exactly_zero(dtype):
     assert logits.softmax(-1).tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("part_bytes", [1, 4 * 2 * 49**2 * 3, 4 * 2 * 49**2 * 4, 2**30])
-def test_the_cpu_backend_gives_the_same_however_many_windows_it_takes_at_a_time(monkeypatch, part_bytes):
-    # One window; three of an image's four, which leaves a smaller part; one image; both images.
-    monkeypatch.setattr(cpu, "PART_BYTES", part_bytes)
-    qkv, bias = make_inputs(14, 14, 7, torch.float64)
-    results = []
-    for backend in ("eager", "cpu"):
-        out = window_attention(qkv, bias, 7, (3, 3), backend=backend)
-        upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
-        results.append((out, *torch.autograd.grad(out, (qkv, bias), upstream)))
-        with torch.inference_mode():
-            results[-1] += (window_attention(qkv, bias, 7, (3, 3), backend=backend),)
-    for ours, reference_result in zip(*results, strict=True):
-        torch.testing.assert_close(ours, reference_result, rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("shift", [(0, 0), (3, 3)])
 def test_the_sdpa_backend_gives_the_same_for_more_windows_than_a_kernel_can_number(monkeypatch, shift):
     qkv, bias = make_inputs(14, 14, 7, torch.float64)
     results = []
-    for most in (sdpa.MAX_BATCH, 1):
-        monkeypatch.setattr(sdpa, "MAX_BATCH", most)
-        out = window_attention(qkv, bias, 7, shift, backend="sdpa")
+    for most in (attention.MAX_BATCH, 1):
+        monkeypatch.setattr(attention, "MAX_BATCH", most)
+        out = attend(qkv, bias, 7, shift, backend="sdpa")
         results.append((out, *torch.autograd.grad(out.square().sum(), (qkv, bias))))
     for ours, reference_result in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference_result, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("height", "width", "window", "shift"), GRIDS)
-def test_tokens_are_sorted_by_window_and_back_with_their_gradients(height, width, window, shift):
-    x = torch.randn(3, height, width, 5, dtype=torch.float64, requires_grad=True)
-    with torch.inference_mode():  # the order that this remembers serves the training step below
-        sort_by_window(x, window, shift)
-    windows = sort_by_window(x, window, shift)
-    expected = partition(x.roll((-shift[0], -shift[1]), dims=(1, 2)), window).flatten(0, 1)
-    assert torch.equal(windows, expected)
-    upstream = torch.randn_like(expected)
-    assert torch.equal(*(torch.autograd.grad(out, x, upstream)[0] for out in (windows, expected)))
-    assert torch.equal(sort_by_image(windows, (height, width), window, shift), x)
-
-
-def test_autocast_gives_bfloat16_gradients_of_the_right_types():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_gives_bfloat16_gradients_of_the_right_types(backend):
     qkv, bias = make_inputs(14, 14, 7, torch.float32)
     exact_qkv, exact_bias = (tensor.detach().double().requires_grad_() for tensor in (qkv, bias))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = window_attention(qkv.bfloat16(), bias, 7, (3, 3), backend="cpu")
+        out = attend(qkv.bfloat16(), bias, 7, (3, 3), backend=backend)
     exact = reference(exact_qkv, exact_bias, 7, (3, 3))
     out.float().sum().backward()
     exact.sum().backward()
@@ -168,14 +144,20 @@ def test_autocast_gives_bfloat16_gradients_of_the_right_types():
         assert (ours - theirs).abs().max() < 0.02 * theirs.abs().max()
 
 
-def test_triton_without_a_gpu_is_an_error_that_says_what_to_do():
-    with pytest.raises(ConfigError, match=r"needs a CUDA device, not cpu; use auto"):
-        window_attention(*make_inputs(7, 7, 7, torch.float32), 7, backend="triton")
+def test_a_mask_that_inference_made_serves_a_training_step():
+    qkv, bias = make_inputs(12, 8, 4, torch.float32)
+    with torch.inference_mode():
+        inferred = attend(qkv, bias, 4, (2, 2), backend="eager")
+    trained = attend(qkv, bias, 4, (2, 2), backend="eager")
+    trained.sum().backward()
+    assert torch.equal(inferred, trained)
 
 
-def test_auto_is_the_cpu_backend_on_a_cpu_and_sdpa_on_a_gpu():
-    assert choose_backend(torch.device("cpu")) == "cpu"
+def test_auto_is_sdpa_but_plain_operations_where_a_cpu_records_gradients():
+    assert choose_backend(torch.device("cpu")) == "eager"
     assert choose_backend(torch.device("cuda")) == "sdpa"
+    with torch.inference_mode():
+        assert choose_backend(torch.device("cpu")) == "sdpa"
 
 
 def test_partition_groups_rows_of_windows_and_reverse_undoes_it():
@@ -189,4 +171,4 @@ def test_partition_groups_rows_of_windows_and_reverse_undoes_it():
 
 def test_a_grid_that_is_no_multiple_of_the_window_is_a_programming_error():
     with pytest.raises(AssertionError, match="not a multiple"):
-        window_attention(torch.zeros(1, 5, 4, 3, 1, 2), torch.zeros(1, 4, 4), 2)
+        attend(torch.zeros(1, 5, 4, 3, 1, 2), torch.zeros(1, 4, 4), 2)

@@ -132,5 +132,5 @@ def test_flops_count_the_widths_and_factors_of_the_model():
 
 
 def test_the_usual_attention_has_the_official_parameters():
-    names = [name for name, _ in WindowAttention(8, 2, 4, 0).named_parameters()]
+    names = [name for name, _ in WindowAttention(8, 2, 4).named_parameters()]
     assert names == ["relative_position_bias_table", "qkv.weight", "qkv.bias", "proj.weight", "proj.bias"]

@@ -1,24 +1,27 @@
 """Parts of the model on their own."""
 
+from collections import defaultdict
+
 import pytest
 import torch
 from torch import nn
 
 from swin.models import SwinTransformer, freeze
-from swin.models.layers import Gelu
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
-def test_gelu_is_torchs_own_to_the_bit_and_in_place_without_gradients(dtype, without_gradients):
-    x = torch.randn(7, 33, dtype=dtype)
-    expected, before = nn.GELU()(x), x.clone()
-    assert torch.equal(Gelu()(x), expected)
-    assert torch.equal(x, before)
+def test_what_hooks_keep_stays_as_it_was_and_comes_whole(without_gradients):
+    model = SwinTransformer(embed_dim=8, depths=(2, 2), num_heads=(1, 2), num_classes=3).eval()
+    kept = defaultdict(list)
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda _, inputs, output, name=name: kept[name].append(output))
     with without_gradients():
-        out = Gelu()(x)
-    assert out is x
-    assert torch.equal(out, expected)
+        model(torch.randn(5, 3, 128, 128))
+    for block in (0, 1):
+        (output,) = kept[f"layers.0.blocks.{block}"]
+        assert len(output) == 5, "a batch in parts"
+        hidden, activated = (kept[f"layers.0.blocks.{block}.mlp.{name}"][0] for name in ("fc1", "act"))
+        assert torch.equal(activated, nn.functional.gelu(hidden)), "what a hook kept was overwritten"
 
 
 def test_drop_paths_drawn_apart_are_those_of_the_forward_pass():
