@@ -88,18 +88,10 @@ class SwinTransformer(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
         self.absolute_pos_embed = _position_embedding(*self.grid_size, embed_dim) if ape else None
         self.pos_drop = nn.Dropout(drop_rate)
-        make_attention = partial(
-            WindowAttention,
-            window_size=window_size,
-            head_dim=head_dim,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            relative_bias=relative_bias,
-            drop=drop_rate,
-            backend=attention,
-        )
+        attend = partial(WindowAttention, window_size=window_size, head_dim=head_dim, drop=drop_rate, backend=attention)
+        attend = partial(attend, qkv_bias=qkv_bias, qk_scale=qk_scale, relative_bias=relative_bias)
         self.layers = _make_stages(
-            embed_dim, depths, num_heads, merge_factors, make_attention, mlp_ratio, drop_rate, drop_path_rate
+            embed_dim, depths, num_heads, merge_factors, attend, mlp_ratio, drop_rate, drop_path_rate
         )
         self.set_checkpointing(use_checkpoint)
         self.norm = nn.LayerNorm(self.num_features)
