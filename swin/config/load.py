@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from swin.config.defaults import KINDS
-from swin.config.legal import MAX_LINES, canonical, did_you_mean, readable_lines, show_value
-from swin.config.sources import Entry, Problems, read_file, read_opts
+from swin.config.keys import KEYS
+from swin.config.messages import MAX_LINES, did_you_mean, readable_lines, show_value
+from swin.config.sources import Entry, Problems, find_recipe, read_file, read_opts
 from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, flatten, nest
 from swin.config.validate import validate
 from swin.errors import ConfigError
@@ -20,7 +20,7 @@ def load_config(
     """Resolves a configuration: the defaults, then the file after its BASE files, then `opts`, then `overrides`.
 
     Args:
-        path: YAML file; None for the defaults alone.
+        path: YAML file, or the bare name of a recipe that comes with this package; None for the defaults alone.
         opts: KEY, VALUE, KEY, VALUE, ... as on the command line; values are read as YAML or Python literals.
         overrides: values of flags by dotted key; None stands for a flag that was not given.
 
@@ -31,7 +31,7 @@ def load_config(
         ConfigError: for everything that is wrong, one line a problem.
     """
     problems = Problems()
-    entries = read_file(os.fspath(path), problems) if path is not None else []
+    entries = read_file(find_recipe(os.fspath(path)), problems) if path is not None else []
     entries += read_opts(opts or (), problems)
     entries += [Entry(key, value, "command line") for key, value in (overrides or {}).items() if value is not None]
     return _resolve(entries, problems)
@@ -48,12 +48,11 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"the stored config is {show_value(tree)}: expected a mapping of keys to values")
     entries = [Entry(key, value, "stored config") for key, value in flatten(tree).items()]
-    unknown = [entry.key for entry in entries if entry.key not in FLAT_DEFAULTS and entry.key not in GROUPS]
-    return _resolve(
-        [entry for entry in entries if entry.key in FLAT_DEFAULTS or entry.key in GROUPS],
-        Problems(),
-        warnings=readable_lines([f"stored config: {key} is unknown to this version and ignored" for key in unknown]),
-    )
+    known = {*KEYS, *GROUPS}
+    ignored = [
+        f"{where}: {key} is unknown to this version and ignored" for key, _, where in entries if key not in known
+    ]
+    return _resolve([entry for entry in entries if entry.key in known], Problems(), warnings=readable_lines(ignored))
 
 
 def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence[str] = ()) -> Config:
@@ -61,22 +60,18 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     values = copy.deepcopy(FLAT_DEFAULTS)
     sources: dict[str, str] = {}
     refused: set[str] = set()
-    for key, value, where in entries:
-        if key not in FLAT_DEFAULTS:
+    for name, value, where in entries:
+        if name not in KEYS:
             # Looking for names that are near takes a while, and readable_lines shows only so many.
-            problems.add(f"{where}: {_unknown(key) if len(problems.lines) < MAX_LINES else key}")
+            problems.add(f"{where}: {explain_unknown(name) if len(problems.lines) < MAX_LINES else name}")
             continue
-        sources[key] = where
-        kind = KINDS.get(key) or _kind_of(FLAT_DEFAULTS[key])
+        sources[name], key = where, KEYS[name]
         try:
-            values[key] = canonical(key, _convert(value, kind))
+            values[name] = key.convert(value)
         except (TypeError, OverflowError) as error:
-            hint = _hint(value, kind) if isinstance(error, TypeError) else " of at most 64 bits"
-            problems.add(f"{where}: {key} is {show_value(value)}: expected {_describe(kind)}{hint}")
-            refused.add(key)
-        else:
-            # The default's own sequence type, so that a config that was dumped and loaded is equal to the first.
-            values[key] = tuple(values[key]) if isinstance(FLAT_DEFAULTS[key], tuple) else values[key]
+            hint = _hint(value, key.kind) if isinstance(error, TypeError) else " of at most 64 bits"
+            problems.add(f"{where}: {name} is {show_value(value)}: expected {key.describe_types()}{hint}")
+            refused.add(name)
     errors, found = validate(values, sources, skip=refused)
     lines = problems.lines if problems.is_file_missing else [*problems.lines, *errors]
     if lines:
@@ -84,53 +79,6 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     cfg = Config(nest(values), sources, (*warnings, *found))
     cfg.freeze()
     return cfg
-
-
-def _kind_of(default: Any) -> str:
-    if isinstance(default, (list, tuple)):
-        return f"[{_kind_of(default[0])}]"
-    return type(default).__name__
-
-
-def _convert(value: Any, kind: str) -> Any:
-    """The value as one of `kind`; TypeError when it is none, OverflowError when its number is too large for that.
-
-    Integers become floats, and so does text such as 2e-05.
-    YAML 1.1 reads 2e-05, which has no point, as text; the official files are full of it.
-    """
-    is_bool = isinstance(value, bool)
-    for option in kind.split("|"):
-        if option.startswith("[") and isinstance(value, (list, tuple)):
-            try:
-                return [_convert(item, option[1:-1]) for item in value]
-            except TypeError:
-                continue
-        if option == "float" and isinstance(value, (int, float, str)) and not is_bool:
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        is_match = {
-            "null": value is None,
-            "bool": is_bool,
-            "int": isinstance(value, int) and not is_bool,
-            "str": isinstance(value, str),
-        }
-        if is_match.get(option, False):
-            if option == "int" and not -(2**63) <= value < 2**63:
-                raise OverflowError
-            return value
-    raise TypeError
-
-
-def _describe(kind: str) -> str:
-    words = {"null": "null", "bool": "True or False", "int": "an integer", "float": "a number", "str": "text"}
-    plurals = {"int": "integers", "float": "numbers", "str": "texts"}
-    parts = []
-    for option in kind.split("|"):
-        inner = option[1:-1]
-        parts.append(f"a list of {plurals.get(inner, 'lists')}" if option.startswith("[") else words[option])
-    return " or ".join(parts)
 
 
 def _hint(value: Any, kind: str) -> str:
@@ -143,39 +91,35 @@ def _hint(value: Any, kind: str) -> str:
     return ""
 
 
-def _unknown(key: str) -> str:
+def explain_unknown(key: str) -> str:
+    """Why `key`, which is none, cannot be set, and which key may be meant."""
     if key in GROUPS:
-        return f"{key} is a group of keys and takes no value: give one of its keys, as in {_first_below(key)}"
-    known = next((known for known in FLAT_DEFAULTS if key.startswith(known + ".")), None)
+        first = next(name for name in KEYS if name.startswith(f"{key}."))
+        return f"{key} is a group of keys and takes no value: give one of its keys, as in {first}"
+    known = next((known for known in KEYS if key.startswith(f"{known}.")), None)
     if known:
         return f"unknown key {key}: {known} is a value and has no keys below it"
     if "=" in key:
         return f"unknown key {key}: separate key and value by a space, not by ="
-    near = did_you_mean(nearest_keys(key)) or "; swin/config/defaults.py lists all keys"
-    return f"unknown key {key}{near}"
+    return f"unknown key {key}{did_you_mean(_nearest_keys(key)) or '; docs/config.md lists all keys'}"
 
 
-def _first_below(group: str) -> str:
-    return next(key for key in FLAT_DEFAULTS if key.startswith(group + "."))
-
-
-def nearest_keys(key: str) -> list[str]:
+def _nearest_keys(key: str) -> list[str]:
     """Up to three keys or groups that `key` may stand for, the likeliest first.
 
     The whole path and the last name are compared: `MODEL.EMBED_DIM` has the right name in the wrong group,
     `DATA.BATCHSIZE` a wrong name in the right one, and `TRAIN.LR` a part of the right name.
     """
-
     given = key[:100].upper()  # no key is as long, and the comparison takes time
+    leaf = given.rpartition(".")[2]
 
-    def likeness(known: str) -> tuple[float, float]:
-        leaf, known_leaf = given.rpartition(".")[2], known.rpartition(".")[2]
+    def likeness(known: str) -> tuple[float, float, str]:
+        known_leaf = known.rpartition(".")[2]
         path = difflib.SequenceMatcher(None, given, known).ratio()
         name = difflib.SequenceMatcher(None, leaf, known_leaf).ratio()
         if leaf in known_leaf.split("_"):
             name = max(name, 0.75)
-        return path + name, max(path, name)
+        return path + name, max(path, name), known
 
-    scored = sorted(((*likeness(known), known) for known in (*FLAT_DEFAULTS, *GROUPS)), reverse=True)
-    best = scored[0][0]
-    return [known for total, part, known in scored[:3] if part >= 0.7 and total >= best - 0.15]
+    scored = sorted(map(likeness, (*KEYS, *GROUPS)), reverse=True)
+    return [known for total, part, known in scored[:3] if part >= 0.7 and total >= scored[0][0] - 0.15]

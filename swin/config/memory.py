@@ -13,7 +13,7 @@ def least_bytes(values: Mapping[str, Any]) -> Iterator[tuple[float, str, str]]:
     Training needs several times as much: gradients, the optimizer's state and the activations of all layers.
 
     Args:
-        values: the keys of `SIZES`, each legal by itself.
+        values: the keys of `SIZES`, each allowed by itself.
 
     Yields:
         The bytes in float32, what they hold, and the names of the keys that it follows from.
@@ -29,12 +29,9 @@ def least_bytes(values: Mapping[str, Any]) -> Iterator[tuple[float, str, str]]:
     blocks = sum(depth * (4 + 2 * ratio) * dim**2 for depth, dim in zip(depths, dims, strict=True))
     # For each pair of tokens of a window: an index of 8 bytes in each block, a bias for each head in one of them.
     pairs = (2 * sum(depths) + max(heads)) * window**4
+    of_a_layer = "BATCH_SIZE IMG_SIZE PATCH_SIZE EMBED_DIM WINDOW_SIZE MLP_RATIO"
     yield 4 * batch * channels * sides[0] * sides[1], "the images of a batch", "BATCH_SIZE IMG_SIZE IN_CHANS"
-    yield (
-        4 * batch * max(layers),
-        "one layer's activations",
-        "BATCH_SIZE IMG_SIZE PATCH_SIZE EMBED_DIM WINDOW_SIZE MLP_RATIO",
-    )
+    yield 4 * batch * max(layers), "one layer's activations", of_a_layer
     yield 4 * channels * patch**2 * embed_dim, "the patch embedding", "PATCH_SIZE IN_CHANS EMBED_DIM"
     yield 4 * blocks, "the blocks", "EMBED_DIM DEPTHS MLP_RATIO"
     yield 4 * pairs, "the position biases", "DEPTHS NUM_HEADS WINDOW_SIZE"

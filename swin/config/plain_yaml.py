@@ -1,6 +1,6 @@
 """A YAML loader for plain values only, and for no more of them than it is told to expect."""
 
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -22,17 +22,18 @@ class PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As PyYAML's, with the checks of this class."""
-        is_alias, mark, room = self.check_event(yaml.AliasEvent), self.peek_event().start_mark, self.room
+        is_alias, room = self.check_event(yaml.AliasEvent), self.room
+        mark = cast(Any, self).peek_event().start_mark
         node = super().compose_node(parent, index)
         assert node is not None
         if not is_alias:
             self._check_tag(node)
             self._sizes[node] = room - self.room + 1
         elif node not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "an alias stands for a list or mapping that it is in", mark)
+            raise _error("an alias stands for a list or mapping that it is in", mark)
         self.room = room - self._sizes[node]
         if self.room < 0:
-            raise yaml.composer.ComposerError(None, None, "it holds too many values, counting each alias in full", mark)
+            raise _error("it holds too many values, counting each alias in full", mark)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -40,18 +41,15 @@ class PlainLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, ArithmeticError):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a number that cannot be read; put text in quotes", node.start_mark
-            ) from None
+            raise _error("a number that cannot be read; put text in quotes", node.start_mark) from None
 
     def _check_tag(self, node: yaml.Node) -> None:
-        meant = self.resolve(type(node), node.value, (True, False))
+        meant = cast(Any, self).resolve(type(node), node.value, (True, False))
         is_text = isinstance(node, yaml.ScalarNode) and node.tag == _TEXT
         if not is_text and (node.tag != meant or meant in _UNUSED):
-            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.composer.ComposerError(
-                None,
-                None,
-                f"no key takes a value of the type {tag}; leave the tag out, or put text in quotes",
-                node.start_mark,
-            )
+            tag, advice = node.tag.replace("tag:yaml.org,2002:", "!!"), "leave the tag out, or put text in quotes"
+            raise _error(f"no key takes a value of the type {tag}; {advice}", node.start_mark)
+
+
+def _error(message: str, mark: yaml.error.Mark) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(None, None, message, mark)

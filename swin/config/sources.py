@@ -11,15 +11,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from swin.config.defaults import KINDS
-from swin.config.legal import did_you_mean, show_value
+from swin.config.keys import KEYS
+from swin.config.messages import did_you_mean, show_value
 from swin.config.plain_yaml import PlainLoader
-from swin.config.tree import FLAT_DEFAULTS, GROUPS
+from swin.config.tree import GROUPS
 
 # What all files and options together may hold, in bytes; a file counts as 1,000 at least, an alias as all that it
 # stands for. The configs of this project have 5,000.
 MAX_BYTES = 100_000
 _LEAST_BYTES = 1_000
+
+# The recipes of an installed package, or those beside it in a checkout.
+_PACKAGE = Path(__file__).parents[1]
+_RECIPES = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
 class Entry(NamedTuple):
@@ -42,6 +46,13 @@ class Problems:
     def add(self, line: str, *, is_file_missing: bool = False) -> None:
         self.lines.append(line)
         self.is_file_missing |= is_file_missing
+
+
+def find_recipe(name: str) -> str:
+    """The file of a recipe of this package for its bare name, as in swin_digits; `name` itself where there is none."""
+    path = os.path.join(_RECIPES, f"{name}.yaml")
+    is_bare = name == Path(name).stem and not os.path.isfile(name)
+    return path if is_bare and os.path.isfile(path) else name
 
 
 def read_file(path: str, problems: Problems, where: str = "", chain: tuple[str, ...] = ()) -> list[Entry]:
@@ -99,11 +110,11 @@ def read_opts(opts: Sequence[Any], problems: Problems) -> list[Entry]:
 
 
 def _literal(text: str, key: str) -> Any:
-    if key not in KINDS and isinstance(FLAT_DEFAULTS.get(key), str):
+    if key in KEYS and KEYS[key].kind == "str":
         is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         return text[1:-1] if is_quoted else text
     # YAML first, as in the files; what it leaves as text may be a tuple, None or 2e-05.
-    for parse in (_plain_value, ast.literal_eval):
+    for parse in (lambda text: PlainLoader(text, MAX_BYTES).get_single_data(), ast.literal_eval):
         try:
             value = parse(text)
         except (yaml.YAMLError, SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
@@ -113,27 +124,26 @@ def _literal(text: str, key: str) -> Any:
     return text
 
 
-def _plain_value(text: str) -> Any:
-    return PlainLoader(text, MAX_BYTES).get_single_data()
-
-
 def _read_text(name: str, problems: Problems, prefix: str) -> str:
     try:
-        if stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe waits for whoever writes to it
-            with open(name, "rb") as file:
-                raw = file.read(problems.room + 1)
-            problems.room -= max(len(raw), _LEAST_BYTES)
-            if problems.room >= 0:
-                return raw.decode("utf-8-sig")
-            message = f"cannot be read: it and the files read before it have more than {MAX_BYTES:,} bytes, where each "
-            message += f"counts as {_LEAST_BYTES:,} at least; expected a YAML file, and BASE files that are named once"
-        else:
-            message = "cannot be read: it is not a regular file"
+        if not stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe waits for whoever writes to it
+            raise OSError("it is not a regular file")
+        with open(name, "rb") as file:
+            raw = file.read(problems.room + 1)
+        problems.room -= max(len(raw), _LEAST_BYTES)
+        if problems.room < 0:
+            raise OSError(
+                f"it and the files read before it have more than {MAX_BYTES:,} bytes, where each counts as "
+                f"{_LEAST_BYTES:,} at least; expected a YAML file, and BASE files that are named once"
+            )
+        return raw.decode("utf-8-sig")
     except FileNotFoundError:
         folder = Path(name).parent
-        siblings = [entry.name for entry in folder.glob("*.y*ml")] if folder.is_dir() else []
-        close = [str(folder / match) for match in difflib.get_close_matches(Path(name).name, siblings, n=1)]
-        message = f"does not exist: expected a YAML file{did_you_mean(close)}"
+        near = {path.name: str(path) for path in folder.glob("*.y*ml")} if folder.is_dir() else {}
+        if not prefix and folder == Path():  # a recipe's name may have been meant
+            near |= {path.stem: path.stem for path in _RECIPES.glob("*.yaml")}
+        close = difflib.get_close_matches(Path(name).name, near, n=1)
+        message = f"does not exist: expected a YAML file{did_you_mean(near[match] for match in close)}"
     except UnicodeDecodeError:
         message = "is not UTF-8 text: expected a YAML file"
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
@@ -153,15 +163,13 @@ def _parse(text: str, name: str, problems: Problems) -> list[Entry]:
             return list(_walk(loader, root, "", name, problems, {}))
         what = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
         message = f"{name}:1: expected keys and values, as in DATA: {{IMG_SIZE: 224}}, not {what}"
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-        message = f"{place}: not valid YAML: {what or str(error).splitlines()[0]}"
     except RecursionError:
         message = f"{name}: not valid YAML: lists and mappings are nested too deeply"
-    except (ValueError, ArithmeticError) as error:  # such as the escape \Uffffffff
-        message = f"{name}: not valid YAML: {error}"
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # such as a ValueError of the escape \Uffffffff
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        what = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+        message = f"{where}: not valid YAML: {what or str(error).splitlines()[0]}"
     problems.add(message, is_file_missing=True)
     return []
 

@@ -1,22 +1,16 @@
 """The frozen `Config`, its flat form (values by dotted key) and its YAML form."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
-from swin.config.defaults import DEFAULTS, DEPRECATED
+from swin.config.keys import KEYS
 
-
-def _group_names(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield prefix + name
-            yield from _group_names(value, f"{prefix}{name}.")
-
-
-GROUPS = frozenset(_group_names(DEFAULTS))
+FLAT_DEFAULTS = {name: key.default for name, key in KEYS.items()}
+_LIST = yaml.SafeLoader.DEFAULT_SEQUENCE_TAG
+GROUPS = frozenset(name[:end] for name in KEYS for end, letter in enumerate(name) if letter == ".")
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -40,33 +34,26 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-FLAT_DEFAULTS = flatten(DEFAULTS)
-
-
 class Config(CfgNode):
     """The resolved configuration: a yacs tree that also knows which keys were given, and what to warn about."""
 
-    def __init__(
-        self,
-        tree: Mapping[str, Any] | None = None,
-        sources: Mapping[str, str] | None = None,
-        warnings: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, tree: Mapping[str, Any], sources: Mapping[str, str], warnings: Sequence[str]) -> None:
         super().__init__()
-        for name, value in (tree or {}).items():
+        for name, value in tree.items():
             self[name] = CfgNode(value) if isinstance(value, dict) else value
         # In __dict__, as yacs keeps its own state: attributes of a CfgNode are keys of the tree.
-        self.__dict__["_sources"] = dict(sources or {})
+        self.__dict__["_sources"] = dict(sources)
         self.__dict__["_warnings"] = tuple(warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should be told about this configuration, one line each."""
-        return self.__dict__["_warnings"]
+        warnings: tuple[str, ...] = self.__dict__["_warnings"]
+        return warnings
 
     def is_set(self, key: str) -> bool:
         """Whether `key`, as in "MODEL.NUM_CLASSES", was given by a file, option or flag rather than by its default."""
-        if key not in FLAT_DEFAULTS:
+        if key not in KEYS:
             raise KeyError(key)
         return key in self.__dict__["_sources"]
 
@@ -77,7 +64,7 @@ def config_to_dict(cfg: Config) -> dict[str, Any]:
     BASE (already resolved) and deprecated keys are left out, and so is MODEL.NUM_CLASSES unless it was given: its
     default must not contradict the data set when the result is loaded again.
     """
-    left_out = {"BASE", *DEPRECATED}
+    left_out = {"BASE", *(name for name, key in KEYS.items() if key.deprecated)}
     if not cfg.is_set("MODEL.NUM_CLASSES"):
         left_out.add("MODEL.NUM_CLASSES")
     return nest({key: _plain(value) for key, value in flatten(cfg).items() if key not in left_out})
@@ -97,8 +84,4 @@ class _Dumper(yaml.SafeDumper):
     """Writes each list on one line."""
 
 
-def _represent_list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
-
-
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence(_LIST, value, flow_style=True))

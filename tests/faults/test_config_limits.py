@@ -15,7 +15,7 @@ import pytest
 
 import main
 from swin.config import Config, config_from_dict, config_to_dict, dump_config, load_config
-from swin.config.legal import RANGES
+from swin.config.keys import KEYS
 from swin.config.memory import SIZES, least_bytes
 from swin.config.tree import FLAT_DEFAULTS, flatten, nest
 from swin.errors import ConfigError
@@ -145,14 +145,11 @@ def test_the_estimate_of_parameters_is_that_of_the_published_model() -> None:
 
 
 def test_every_bounded_key_accepts_its_bound_alone() -> None:
-    for interval, keys in RANGES.items():
-        for key in keys.split():
-            default = FLAT_DEFAULTS[key]
-            if interval.endswith("]") and key not in SIZES and isinstance(default, (int, float)):
-                value = type(default)(float(interval[1:-1].split(",")[1]))
-
-                lines = bounded(load_config, None, [key, str(value)])
-                assert isinstance(lines, Config) or "must be less than TRAIN.EPOCHS" in lines[0]
+    for name, key in KEYS.items():
+        if key.between.endswith("]") and name not in SIZES and isinstance(key.default, (int, float)):
+            value = type(key.default)(float(key.between[1:-1].split(",")[1]))
+            lines = bounded(load_config, None, [name, str(value)])
+            assert isinstance(lines, Config) or "must be less than TRAIN.EPOCHS" in lines[0]
 
 
 TAGS = [

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from swin.config import Config, config_from_dict, config_to_dict, dump_config, load_config
+from swin.config.flags import load_command_line
 from swin.config.tree import flatten
 from swin.errors import ConfigError
 
@@ -207,7 +208,7 @@ def test_unknown_group_is_reported_once(tmp_path: Path) -> None:
 
 
 def test_unknown_key_with_nothing_near_says_where_to_look() -> None:
-    assert error_of(None, ["XYZ", "1"]) == "--opts: unknown key XYZ; swin/config/defaults.py lists all keys"
+    assert error_of(None, ["XYZ", "1"]) == "--opts: unknown key XYZ; docs/config.md lists all keys"
     assert "TAG is a value and has no keys below it" in error_of(None, ["TAG.X", "1"])
 
 
@@ -276,6 +277,19 @@ def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "is not UTF-8 text" in error_of(tmp_path / "binary.yaml")
     assert "cannot be read" in error_of("a\0b.yaml")
+
+
+def test_a_bare_name_is_a_recipe_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("swin_digits").DATA.DATASET == "digits"
+    assert load_config("swin_digits") == load_command_line(["--cfg", "swin_digits"])[0]
+    (tmp_path / "swin_digits").mkdir()  # such as the output of a run: a folder is no config
+    assert load_config("swin_digits").DATA.DATASET == "digits"
+    assert error_of("swin_digit") == "swin_digit does not exist: expected a YAML file; did you mean swin_digits?"
+    assert "did you mean" not in error_of("elsewhere/swin_digit")
+    assert "did you mean" not in error_of(write(tmp_path, "leaf.yaml", "BASE: swin_digit\n"))
+    write(tmp_path, "swin_tiny", "SEED: 5\n")
+    assert load_config("swin_tiny").SEED == 5
 
 
 def test_missing_base_names_both_files_and_silences_rules_between_keys(tmp_path: Path) -> None:

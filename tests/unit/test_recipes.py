@@ -1,4 +1,5 @@
-"""The zoo's recipes: against the table of variants, the published numbers and the official repository's files."""
+"""The recipes of the project: each loads, and against the table of variants, the published numbers and the official
+repository's files."""
 
 import re
 from itertools import pairwise
@@ -42,6 +43,39 @@ def architecture(cfg: Config) -> tuple[Any, ...]:
 
 def header(name: str) -> str:
     return "".join(re.findall(r"^#.*\n", (CONFIGS / f"{name}.yaml").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_loads_without_warnings(path: Path) -> None:
+    cfg = load_config(path)
+    if path.stem == "swin_fashion_mnist":  # whole windows at every stage were tried, and learn more slowly
+        [warning] = cfg.warnings
+        assert "IMG_SIZE = 28" in warning
+        assert "wastes time on padding" in warning
+    else:
+        assert cfg.warnings == ()
+    assert not cfg.is_set("MODEL.NUM_CLASSES"), "the class count comes from the data"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_leaf_starts_with_its_command(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines()[:8] if line.startswith("#")]
+    assert any(f"main.py --cfg configs/{path.name}" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("in1k_300e", SCRATCH), ("in22k_90e", PRETRAINING), ("finetune_30e", FINETUNING)]
+)
+def test_base_recipes_hold_the_published_numbers(name: str, numbers: tuple[float, ...]) -> None:
+    cfg = load(f"_base_/{name}")
+    assert training(cfg) == numbers
+    assert (cfg.TRAIN.CLIP_GRAD, cfg.TRAIN.LR_REFERENCE_BATCH, cfg.MODEL.LABEL_SMOOTHING) == (5.0, 512, 0.1)
+    assert (cfg.AUG.MIXUP, cfg.AUG.CUTMIX, cfg.AUG.REPROB, cfg.AUG.COLOR_JITTER) == (0.8, 1.0, 0.25, 0.4)
+
+
+def test_digits_are_never_mirrored() -> None:
+    cfg = load("swin_digits")
+    assert (cfg.DATA.DATASET, cfg.MODEL.SWIN.IN_CHANS, cfg.AUG.HFLIP, cfg.AUG.VFLIP) == ("digits", 1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -1,0 +1,51 @@
+"""DATA: the data set, and how it is read."""
+
+from swin.config.keys.key import Key
+
+DATA = {
+    "BATCH_SIZE": Key(128, between="[1, 1e6]").means("""
+        Images of one device in one forward pass. The effective batch is this x devices x TRAIN.ACCUMULATION_STEPS: 128
+        on 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH)."""),
+    "DATA_PATH": Key("", is_path=True).means("""
+        Folder of the data set, in any of these layouts: train/ and val/ with one folder a class; one folder of class
+        folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
+        tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see ZIP_MODE)."""),
+    "DATASET": Key("imagenet", one_of=("imagenet", "folder", "digits", "imagenet22K")).means("""
+        imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, no download), or imagenet22K
+        (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON of [path, label])."""),
+    "IMG_SIZE": Key(224, "int|[int]", "[1, 1e5]", length=2, items=" [height, width]").means("""
+        Size of the images that the model sees, in pixels: one number, or [height, width]. Any size works; a warning
+        says which sizes fit the windows without padding."""),
+    "INTERPOLATION": Key("bicubic", one_of=("bicubic", "bilinear", "nearest", "lanczos", "random")).means("""
+        How images are resized; random is bilinear or bicubic by chance in training, and bilinear in evaluation."""),
+    "ZIP_MODE": Key(False).means("""
+        Read train.zip and val.zip, each with a `*_map.txt` of `path<TAB>label` lines, instead of folders. Such a set
+        has its own validation part, so VAL_SPLIT must stay 0."""),
+    "CACHE_MODE": Key("part", one_of=("no", "part", "full")).means("""
+        With ZIP_MODE, what each process keeps in memory: no, full (all files, which avoids reads) or part (each of N
+        processes keeps 1/N of the files; the order is shuffled over all, so only 1/N of the reads find theirs)."""),
+    "PIN_MEMORY": Key(True).means("Page-locked host memory for faster copies to the device; used with CUDA only."),
+    "NUM_WORKERS": Key(8, between="[0, 65536]").means("""
+        Worker processes that decode images, for each device, and no more than there are CPUs; 0 decodes in the training
+        process. The batches are the same."""),
+    "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
+        Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
+        of every class. 0 expects train/ and val/."""),
+    "MEAN": Key([0.485, 0.456, 0.406], between="(-inf, inf)", is_new=True).means("""
+        Mean of each of the MODEL.SWIN.IN_CHANS channels, on a scale from 0 to 1. ImageNet's."""),
+    "STD": Key([0.229, 0.224, 0.225], between="(0, inf)", is_new=True).means("""
+        Standard deviation of each of the MODEL.SWIN.IN_CHANS channels, on a scale from 0 to 1. ImageNet's."""),
+    "EXIF": Key(False, is_new=True).means("""
+        Turn images as their EXIF orientation says. The official recipe does not, and its weights are used to that."""),
+    "ON_ERROR": Key("raise", one_of=("raise", "skip"), is_new=True).means("""
+        What to do about training images that cannot be read: raise ends the run; skip takes the next image of the data
+        set instead, says so, and ends the run only after MAX_ERRORS different files. Validation always raises."""),
+    "MAX_ERRORS": Key(100, between="[1, 1e9]", is_new=True).means("""
+        With ON_ERROR skip, how many different files may fail before the run ends."""),
+    "SAMPLER": Key("shuffle", one_of=("shuffle", "balanced"), is_new=True).means("""
+        shuffle (each image once an epoch), or balanced (as many draws, the same number from every class: images of
+        small classes come several times, not all of large ones come)."""),
+    "REPEATED_AUG": Key(1, between="[1, 1000]", is_new=True).means("""
+        Repeated augmentation: each image drawn comes this many times in a row, augmented differently, and an epoch
+        shows that many times fewer of them. 1 for none; DeiT has 3, torchvision's recipe 4."""),
+}

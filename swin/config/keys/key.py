@@ -1,0 +1,147 @@
+"""What one config key is: its declaration, and the conversion and checking of values that follow from it."""
+
+import difflib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from swin.config.messages import did_you_mean
+from swin.errors import UNPRINTABLE
+
+_TYPES: dict[str, type[Any]] = {"null": type(None), "bool": bool, "int": int, "str": str}
+_WORDS = {"null": "null", "bool": "True or False", "int": "an integer", "float": "a number", "str": "text"}
+_PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
+
+# What file systems allow of a path, and of a name in it.
+_MAX_PATH_BYTES = 1000
+_MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True)
+class Key:
+    """One option of the configuration; its name is the one under which a group lists it."""
+
+    default: Any  # its type is that of the option, unless `kind` says more
+    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
+    between: str = (
+        ""  # interval of numbers, in mathematical notation; it holds for each value of a list, and not for null
+    )
+    one_of: tuple[str, ...] = ()  # texts that are allowed; their case is ignored, as the official code does
+    length: int = 0  # how many values a list has; 0 for any number
+    items: str = ""  # what the values of such a list are, as in " [height, width]"
+    accepts: Callable[[Any], object] | None = None  # a test of a value, for what the notations above cannot say
+    expected: str = ""  # what that test expects, in words
+    is_path: bool = False  # whether the text is a path
+    is_folder: bool = False  # whether the text names a folder below OUTPUT
+    is_new: bool = False  # whether this project has added it to the keys of the official repository
+    deprecated: str = ""  # for an official key that has no effect, what to do instead
+    has_effect: bool = True  # False for a key of a model or method that this version does not train
+    meaning: str = ""  # what it is, its unit, and what changes with it
+
+    def __post_init__(self) -> None:
+        if not self.kind:
+            object.__setattr__(self, "kind", _kind_of(self.default))
+
+    def means(self, text: str) -> "Key":
+        """The same key with its meaning; line breaks and indentation of `text` do not matter."""
+        return replace(self, meaning=" ".join(text.split()))
+
+    def convert(self, value: Any) -> Any:
+        """The value as one of the key's type, and a choice in its listed spelling.
+
+        Raises:
+            TypeError: it is of none of the key's types.
+            OverflowError: it is a number too large for its type.
+        """
+        converted = _convert(value, self.kind)
+        if self.one_of:
+            return next((choice for choice in self.one_of if choice.lower() == converted.lower()), converted)
+        # The default's own sequence type, so that a config that was dumped and loaded is equal to the first.
+        return tuple(converted) if isinstance(self.default, tuple) else converted
+
+    def describe_types(self) -> str:
+        """The types in words, as in "null or a list of numbers"."""
+        options = self.kind.split("|")
+        return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
+
+    def describe(self) -> str:
+        """Everything that is allowed, in words, as in "a list of numbers in (0, 1], 2 values"."""
+        if self.one_of:
+            return f"one of {', '.join(self.one_of)}"
+        if self.kind == "str" and self.expected:
+            return self.expected
+        words = self.describe_types()
+        if self.between:
+            words += f" {_describe_interval(self.between, is_list='[' in self.kind)}"
+        if self.length:
+            words += f", {self.length} values{self.items}"
+        return f"{words}, {self.expected}" if self.expected else words
+
+    def refuse(self, value: Any) -> str:
+        """What was expected instead of a value of the key's type; empty when it is allowed."""
+        is_list = isinstance(value, (list, tuple))
+        items = value if is_list else [value]
+        if found := next(filter(None, (UNPRINTABLE.search(item) for item in items if isinstance(item, str))), None):
+            return f"text without the character {found[0]!r}; leave it out"
+        if (self.is_path or self.is_folder) and not _fits_file_systems(value):
+            return (
+                f"at most {_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} between two slashes, as file systems do; "
+                "choose a shorter name"
+            )
+        if self.is_folder and {"", ".", ".."}.intersection(value.replace("\\", "/").split("/")):
+            return "a name, or several joined by single slashes: it becomes a folder below OUTPUT"
+        if self.one_of and value not in self.one_of:
+            close = difflib.get_close_matches(value.lower(), self.one_of, n=1)
+            return f"one of {', '.join(self.one_of)}{did_you_mean(close)}"
+        if self.between and not all(item is None or _is_between(item, self.between) for item in items):
+            return f"{'numbers' if is_list else 'a number'} {_describe_interval(self.between, is_list=is_list)}"
+        if is_list and self.length and len(value) != self.length:
+            return f"{self.length} values{self.items}, not {len(value)}"
+        return "" if self.accepts is None or self.accepts(value) else self.expected
+
+
+def _describe_interval(interval: str, *, is_list: bool) -> str:
+    low, high = interval[1:-1].split(", ")
+    is_limit = interval[-1] == "]" and float(high) > 1  # rather than what the number means
+    if high != "inf" and not is_limit:
+        return f"in {interval}"
+    if low == "-inf":
+        return "that are finite" if is_list else "that is finite"
+    words = f"of at least {low}" if interval[0] == "[" else f"above {low}"
+    return f"{words} and at most {float(high):,.0f}" if is_limit else words
+
+
+def _is_between(number: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    # Written so that NaN fails.
+    is_above = low <= number if interval[0] == "[" else low < number
+    return is_above and (number <= high if interval[-1] == "]" else number < high)
+
+
+def _fits_file_systems(text: str) -> bool:
+    path = text.encode(errors="replace")
+    return len(path) <= _MAX_PATH_BYTES and max(map(len, path.split(b"/"))) <= _MAX_NAME_BYTES
+
+
+def _kind_of(default: Any) -> str:
+    return f"[{_kind_of(default[0])}]" if isinstance(default, (list, tuple)) else type(default).__name__
+
+
+def _convert(value: Any, kind: str) -> Any:
+    """As `Key.convert`. Integers become floats, and so does text such as 2e-05.
+
+    YAML 1.1 reads 2e-05, which has no point, as text; the official files are full of it.
+    """
+    is_bool = isinstance(value, bool)
+    for option in kind.split("|"):
+        with suppress(TypeError, ValueError):
+            if option[0] == "[" and isinstance(value, (list, tuple)):
+                return [_convert(item, option[1:-1]) for item in value]
+            if option == "float" and isinstance(value, (int, float, str)) and not is_bool:
+                return float(value)
+        if option in _TYPES and isinstance(value, _TYPES[option]) and is_bool == (option == "bool"):
+            if option == "int" and not -(2**63) <= value < 2**63:
+                raise OverflowError
+            return value
+    raise TypeError

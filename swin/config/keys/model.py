@@ -1,0 +1,62 @@
+"""MODEL: the model, its weights and its regularisation."""
+
+from typing import Any
+
+from swin.config.keys.key import Key
+
+_MAX_STAGES = 10  # each halves the grid
+_STAGES: dict[str, Any] = {
+    "accepts": lambda values: 1 <= len(values) <= _MAX_STAGES,
+    "expected": f"one value for each stage, and 1 to {_MAX_STAGES} stages",
+}
+
+# Swin Transformer V1.
+SWIN = {
+    "PATCH_SIZE": Key(4, between="[1, 1e5]").means("""
+        Side of a patch in pixels. With the number of stages it sets the total stride: 4 and 4 stages give 32."""),
+    "IN_CHANS": Key(3, between="[1, 1000]").means("""
+        Channels of an image: 1 reads it as grayscale, 3 as RGB, 4 as RGBA; any other number is read from .npy files
+        with uint8 arrays of shape (H, W, channels). DATA.MEAN and DATA.STD need as many values."""),
+    "EMBED_DIM": Key(96, between="[1, 1e5]").means("""
+        Width of the first stage; each further stage doubles it. Parameters and work grow with its square."""),
+    "DEPTHS": Key([2, 2, 6, 2], between="[1, 1000]", **_STAGES).means("""
+        Blocks in each stage; the length is the number of stages. Every second block of a stage shifts its windows."""),
+    "NUM_HEADS": Key([3, 6, 12, 24], between="[1, 1e5]", **_STAGES).means("""
+        Attention heads in each stage, as many as DEPTHS; each divides its stage's width, EMBED_DIM * 2**stage."""),
+    "WINDOW_SIZE": Key(7, between="[1, 1000]").means("""
+        Side of an attention window in tokens. Attention costs grow with its square, and so does the bias table."""),
+    "MLP_RATIO": Key(4.0, between="(0, 1000]").means("Hidden width of the MLP as a multiple of the stage's width."),
+    "APE": Key(False).means("""
+        Adds a learned absolute position embedding; its shape then depends on DATA.IMG_SIZE."""),
+    "PATCH_NORM": Key(True).means("LayerNorm after the patch embedding."),
+    "QKV_BIAS": Key(True).means("A bias in the linear layer that makes queries, keys and values."),
+    "QK_SCALE": Key(None, "null|float", "(0, 1000]").means("Multiplies q k^T; null is head_dim ** -0.5."),
+}
+
+MODEL = {
+    "TYPE": Key(
+        "swin",
+        accepts=lambda name: name == "swin",
+        expected="swin (Swin Transformer V1), the only model family that is supported now",
+    ).means("""
+        Model family. This version trains "swin" (Swin Transformer V1), and accepts the keys of the others."""),
+    "NAME": Key("swin_tiny_patch4_window7_224", is_folder=True).means("""
+        Name of the run's folder below OUTPUT; it does not choose the architecture."""),
+    "PRETRAINED": Key("", is_path=True).means("""
+        Weight file to start from ("" for none): tables and heads are fitted to it. Ignored by a run that resumes."""),
+    "RESUME": Key("", is_path=True).means("""
+        Checkpoint to continue, or to evaluate with EVAL_MODE ("" for none). Wins over TRAIN.AUTO_RESUME."""),
+    "NUM_CLASSES": Key(1000, between="[1, 1e9]").means("""
+        Number of classes. Leave it out: the data set knows. Where given, a data set that disagrees is an error."""),
+    "DROP_RATE": Key(0.0, between="[0, 1)").means("""
+        Dropout after the patch embedding, in the MLPs and after the attention projection."""),
+    "DROP_PATH_RATE": Key(0.1, between="[0, 1)").means("""
+        Stochastic depth of the last block; it grows linearly from 0 at the first. Larger models want more."""),
+    "LABEL_SMOOTHING": Key(0.1, between="[0, 1)").means("""
+        Fraction of the target that is spread over all classes. Training losses then do not go down to 0."""),
+    "ATTENTION": Key("auto", one_of=("auto", "eager", "sdpa"), is_new=True).means("""
+        Window attention by eager (plain operations, the reference), sdpa (PyTorch's fused scaled_dot_product_attention)
+        or auto: sdpa, but eager where gradients are recorded on a CPU, which is faster there. All give the same numbers
+        up to rounding."""),
+    **{f"SWIN.{name}": key for name, key in SWIN.items()},
+}

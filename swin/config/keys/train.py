@@ -1,0 +1,68 @@
+"""TRAIN: the schedule, the optimizer, the loss, and what a run does about failures."""
+
+from swin.config.keys.key import Key
+
+TRAIN = {
+    "START_EPOCH": Key(0, between="[0, 1e9]").means("""
+        Epoch that a run without a checkpoint counts from; a resumed run takes its own from the checkpoint."""),
+    "EPOCHS": Key(300, between="[1, 1e9]").means("""
+        Passes over the training set. The schedule spans them: a change moves every learning rate but the first."""),
+    "WARMUP_EPOCHS": Key(20, between="[0, 1e9]").means("""
+        Epochs of linear warm-up from WARMUP_LR to the peak; fewer than EPOCHS."""),
+    "WEIGHT_DECAY": Key(0.05, between="[0, inf)").means("""
+        Decoupled weight decay. Biases, norms, position-bias tables and absolute position embeddings have none."""),
+    "BASE_LR": Key(5e-4, between="(0, inf)").means("""
+        Peak learning rate, reached after the warm-up, for an effective batch of LR_REFERENCE_BATCH images."""),
+    "WARMUP_LR": Key(5e-7, between="[0, inf)").means("""
+        First learning rate, from which the warm-up rises, for an effective batch of LR_REFERENCE_BATCH images."""),
+    "MIN_LR": Key(5e-6, between="[0, inf)").means("""
+        Last learning rate of the cosine and linear schedules, for an effective batch of LR_REFERENCE_BATCH images."""),
+    "LR_REFERENCE_BATCH": Key(512, between="[0, 1e9]", is_new=True).means("""
+        Effective batch that the three rates are meant for: they are multiplied by effective batch / this. 0 uses them
+        as written."""),
+    "CLIP_GRAD": Key(5.0, between="[0, inf)").means("""
+        Largest norm of the whole gradient; longer ones are scaled down to it. 0 turns clipping off."""),
+    "AUTO_RESUME": Key(True).means("""
+        Continue from the newest checkpoint in the run's folder. MODEL.RESUME wins over it; not used in evaluation."""),
+    "ACCUMULATION_STEPS": Key(1, between="[1, 1e6]").means("""
+        Micro-batches summed into one update: the effective batch grows as many times, the memory does not."""),
+    "USE_CHECKPOINT": Key(False).means("""
+        Recompute activations in the backward pass: much less memory, about a third more time, the same gradients."""),
+    "COMPILE": Key("off", one_of=("off", "default", "max-autotune"), is_new=True).means("""
+        Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++ compiler
+        on a CPU and Triton on a GPU; the first step takes a minute or more. --throughput compiles as well."""),
+    "LOSS": Key("ce", one_of=("ce", "bce"), is_new=True).means("""
+        ce (softmax cross-entropy) or bce (one sigmoid a class)."""),
+    "CLASS_WEIGHTS": Key("none", one_of=("none", "balanced"), is_new=True).means("""
+        none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one."""),
+    "MAX_NONFINITE": Key(10, between="[1, 1e9]", is_new=True).means("""
+        Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops."""),
+    "ROLLBACK": Key(0, between="[0, 1e9]", is_new=True).means("""
+        How often, at most, such a run goes back to its last good checkpoint instead and goes on with half the learning
+        rate; 0 ends it at once."""),
+    "LAYER_DECAY": Key(1.0, between="(0, 1]").means("""
+        Fine-tuning: factor on the learning rate for each block further from the head; 1 for none. With 0.8 and Swin-T's
+        12 blocks the head learns at the full rate, the last block at 0.8 and the patch embedding at 0.055 of it."""),
+    "FREEZE": Key([], "[int]|[str]", is_new=True).means("""
+        What is not trained: stages, counted from 0, as [0, 1]; or patterns for names of parameters or of what holds
+        them, as `[patch_embed, layers.0, "*.attn.*"]`. Modules that are frozen whole have no dropout and no stochastic
+        depth either."""),
+    "LR_SCHEDULER.NAME": Key("cosine", one_of=("cosine", "linear", "constant", "step", "multistep")).means("""
+        Learning rate after the warm-up; it changes at each update."""),
+    "LR_SCHEDULER.DECAY_EPOCHS": Key(30, between="[1, 1e9]").means("step: epochs between two decays."),
+    "LR_SCHEDULER.DECAY_RATE": Key(0.1, between="(0, 1]").means("step: factor of each decay."),
+    "LR_SCHEDULER.WARMUP_PREFIX": Key(True).means("""
+        cosine: the warm-up is taken off the front and the cosine starts after it; False runs the cosine from update 0
+        and lets the warm-up hide its beginning."""),
+    "LR_SCHEDULER.GAMMA": Key(0.1, between="(0, 1]").means("multistep: factor that is applied at each of MULTISTEPS."),
+    "LR_SCHEDULER.MULTISTEPS": Key([], "[int]", "[1, 1e9]").means("""
+        multistep: epochs, counted from the start and increasing, at which GAMMA is applied."""),
+    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd")).means("adamw, or sgd (with Nesterov momentum)."),
+    "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("adamw: added to the denominator."),
+    "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("adamw: decay of the two moments."),
+    "OPTIMIZER.MOMENTUM": Key(0.9, between="[0, 1)").means("sgd: momentum."),
+    "EMA.ENABLE": Key(False, is_new=True).means("""
+        Keep an exponential moving average of the weights, which is evaluated and saved beside them."""),
+    "EMA.DECAY": Key(0.9999, between="[0, 1)", is_new=True).means("""
+        Decay of that average: 0.9999 averages over about 10,000 updates, so short runs want less."""),
+}
