@@ -14,24 +14,7 @@ from swin.config.reference import describe
 from swin.config.tree import Config
 from swin.errors import ConfigError
 
-# The flags of True-or-False keys take no value: they set what is not the default.
-_FLAGS = {
-    "batch-size": "DATA.BATCH_SIZE",
-    "data-path": "DATA.DATA_PATH",
-    "cache-mode": "DATA.CACHE_MODE",
-    "pretrained": "MODEL.PRETRAINED",
-    "resume": "MODEL.RESUME",
-    "accumulation-steps": "TRAIN.ACCUMULATION_STEPS",
-    "output": "OUTPUT",
-    "tag": "TAG",
-    "optim": "TRAIN.OPTIMIZER.NAME",
-    "device": "DEVICE",
-    "zip": "DATA.ZIP_MODE",
-    "use-checkpoint": "TRAIN.USE_CHECKPOINT",
-    "disable-amp": "AMP_ENABLE",
-    "eval": "EVAL_MODE",
-    "throughput": "THROUGHPUT_MODE",
-}
+_FLAGGED = {name: key for name, key in KEYS.items() if key.flag}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,20 +41,16 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to set")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, run one batch, stop")
     parser.add_argument("--help-key", action=_HelpKey, metavar="KEY", help="say what a config key, or a group, means")
-    for flag, name in _FLAGS.items():
-        key = KEYS[name]
+    for name, key in _FLAGGED.items():
         if key.kind == "bool":
-            value = not key.default
-            parser.add_argument(
-                f"--{flag}", dest=name, action="store_const", const=value, help=f"sets {name} to {value}"
-            )
+            how: dict[str, Any] = {"action": "store_const", "const": not key.default}
         else:
-            kind, shown = int if key.kind == "int" else str, name.rpartition(".")[2]
-            parser.add_argument(f"--{flag}", dest=name, type=kind, metavar=shown, help=f"sets {name}")
+            how = {"type": int if key.kind == "int" else str, "metavar": name.rpartition(".")[2]}
+        value = f" to {not key.default}" if key.kind == "bool" else ""
+        parser.add_argument(f"--{key.flag}", dest=name, help=f"sets {name}{value}", **how)
     parser.add_argument("--local-rank", type=int, help=argparse.SUPPRESS)  # old launchers pass it
-    parsed, unknown = parser.parse_known_args(
-        [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
-    )
+    dashed = [re.sub("^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in arguments]
+    parsed, unknown = parser.parse_known_args(dashed)
     if unknown:
         near = get_close_matches(unknown[0][:100], [*parser._option_string_actions], n=1, cutoff=0.0)
         message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See python main.py --help."
@@ -91,5 +70,5 @@ def load_command_line(arguments: Sequence[str]) -> tuple[Config, bool]:
         ConfigError: see `parse_arguments` and `load_config`.
     """
     parsed = parse_arguments(arguments)
-    given = {name: getattr(parsed, name) for name in _FLAGS.values()}
+    given = {name: getattr(parsed, name) for name in _FLAGGED}
     return load_config(parsed.cfg, parsed.opts, given), parsed.dry_run

@@ -1,20 +1,14 @@
 """AUG: augmentation of training images, one by one and mixed."""
 
-import re
-
 from swin.config.keys.key import Key
-
-# Numbers of at most three digits: timm applies as many operations, or mixes as many chains of them.
-_POLICY = re.compile(
-    r"(none|ta_wide|((rand|augmix|original|originalr|v0|v0r|3a)(-[A-Za-z]+([0-9]{1,3}(\.[0-9]*)?)?)*))?"
-)
 
 AUG = {
     "COLOR_JITTER": Key(0.4, between="[0, 1000]").means("""
         Largest change of brightness, contrast and saturation; 0 for none. Not used together with AUTO_AUGMENT."""),
     "AUTO_AUGMENT": Key(
         "rand-m9-mstd0.5-inc1",
-        accepts=_POLICY.fullmatch,
+        # Numbers of at most three digits: timm applies as many operations, or mixes as many chains of them.
+        matches=r"(none|ta_wide|((rand|augmix|original|originalr|v0|v0r|3a)(-[A-Za-z]+([0-9]{1,3}(\.[0-9]*)?)?)*))?",
         expected="rand-..., augmix-..., original, originalr, v0, v0r, 3a, ta_wide or none, as in rand-m9-mstd0.5-inc1, "
         "with numbers below 1,000",
     ).means("Policy in timm's notation; ta_wide (torchvision's TrivialAugment); or none."),

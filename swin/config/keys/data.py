@@ -3,10 +3,10 @@
 from swin.config.keys.key import Key
 
 DATA = {
-    "BATCH_SIZE": Key(128, between="[1, 1e6]").means("""
+    "BATCH_SIZE": Key(128, between="[1, 1e6]", flag="batch-size").means("""
         Images of one device in one forward pass. The effective batch is this x devices x TRAIN.ACCUMULATION_STEPS: 128
         on 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH)."""),
-    "DATA_PATH": Key("", is_path=True).means("""
+    "DATA_PATH": Key("", is_path=True, flag="data-path").means("""
         Folder of the data set, in any of these layouts: train/ and val/ with one folder a class; one folder of class
         folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
         tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see ZIP_MODE)."""),
@@ -18,10 +18,10 @@ DATA = {
         says which sizes fit the windows without padding."""),
     "INTERPOLATION": Key("bicubic", one_of=("bicubic", "bilinear", "nearest", "lanczos", "random")).means("""
         How images are resized; random is bilinear or bicubic by chance in training, and bilinear in evaluation."""),
-    "ZIP_MODE": Key(False).means("""
+    "ZIP_MODE": Key(False, flag="zip").means("""
         Read train.zip and val.zip, each with a `*_map.txt` of `path<TAB>label` lines, instead of folders. Such a set
         has its own validation part, so VAL_SPLIT must stay 0."""),
-    "CACHE_MODE": Key("part", one_of=("no", "part", "full")).means("""
+    "CACHE_MODE": Key("part", one_of=("no", "part", "full"), flag="cache-mode").means("""
         With ZIP_MODE, what each process keeps in memory: no, full (all files, which avoids reads) or part (each of N
         processes keeps 1/N of the files; the order is shuffled over all, so only 1/N of the reads find theirs)."""),
     "PIN_MEMORY": Key(True).means("Page-locked host memory for faster copies to the device; used with CUDA only."),

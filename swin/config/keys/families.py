@@ -9,48 +9,46 @@ from dataclasses import replace
 from swin.config.keys.key import Key
 from swin.config.keys.model import SWIN
 
-_OF_V1 = ("QKV_BIAS", "QK_SCALE")
-_SHARED = {name: replace(key, between="", accepts=None, expected="") for name, key in SWIN.items()}
-_MLP = {name: key for name, key in _SHARED.items() if name not in _OF_V1}
-_V2 = {
-    **{name: key for name, key in _SHARED.items() if name != "QK_SCALE"},
-    "PRETRAINED_WINDOW_SIZES": Key([0, 0, 0, 0]).means("""
-        Window of each stage in pre-training, 0 when trained from scratch."""),
-}
-_MOE = {
-    **_SHARED,
-    "PRETRAINED_WINDOW_SIZES": _V2["PRETRAINED_WINDOW_SIZES"],
-    "MLP_FC2_BIAS": Key(True).means("A bias in the MLP's second linear layer."),
-    "INIT_STD": Key(0.02).means("Standard deviation of the weight initialisation."),
-    "MOE_BLOCKS": Key([[-1], [-1], [-1], [-1]]).means("For each stage, the blocks with experts; -1 for none."),
-    "NUM_LOCAL_EXPERTS": Key(1).means("Experts on each device; -n divides one expert among n devices."),
-    "TOP_VALUE": Key(1).means("Experts that each token is sent to."),
-    "CAPACITY_FACTOR": Key(1.25).means("Room of an expert as a multiple of its even part of the tokens."),
-    "COSINE_ROUTER": Key(False).means("Route by cosine similarity rather than by a linear layer."),
-    "NORMALIZE_GATE": Key(False).means("Make the chosen gates sum to 1."),
-    "USE_BPR": Key(True).means("Serve the most confident tokens of the batch first when an expert is full."),
-    "IS_GSHARD_LOSS": Key(False).means("GShard's balance loss instead of the importance and load losses."),
-    "GATE_NOISE": Key(1.0).means("Scale of the router's noise in training; 0 for none."),
-    "COSINE_ROUTER_DIM": Key(256).means("Width of the cosine router's projection."),
-    "COSINE_ROUTER_INIT_T": Key(0.5).means("The cosine router's first temperature."),
-    "MOE_DROP": Key(0.0).means("Dropout inside the experts."),
-    "AUX_LOSS_WEIGHT": Key(0.01).means("Weight of the balance loss."),
-}
-_OTHERS = {
-    "DATA.MASK_PATCH_SIZE": Key(32).means("SimMIM: side of a masked patch in pixels."),
-    "DATA.MASK_RATIO": Key(0.6).means("SimMIM: fraction of the image that is masked."),
-    "MODEL.SIMMIM.NORM_TARGET.ENABLE": Key(False).means("SimMIM: normalise the target pixels over a neighbourhood."),
-    "MODEL.SIMMIM.NORM_TARGET.PATCH_SIZE": Key(47).means("SimMIM: side of that neighbourhood in pixels, odd."),
-    "TRAIN.MOE.SAVE_MASTER": Key(False).means("""
-        Mixtures of experts: save the shared weights once rather than on every device."""),
+_OF_PRETRAINING = Key([0, 0, 0, 0]).means("Window of each stage in pre-training, 0 when trained from scratch.")
+
+_GROUPS = {
+    "MODEL.SWINV2": {
+        **{name: key for name, key in SWIN.items() if name != "QK_SCALE"},
+        "PRETRAINED_WINDOW_SIZES": _OF_PRETRAINING,
+    },
+    "MODEL.SWIN_MLP": {name: key for name, key in SWIN.items() if name not in ("QKV_BIAS", "QK_SCALE")},
+    "MODEL.SWIN_MOE": {
+        **SWIN,
+        "PRETRAINED_WINDOW_SIZES": _OF_PRETRAINING,
+        "MLP_FC2_BIAS": Key(True).means("A bias in the MLP's second linear layer."),
+        "INIT_STD": Key(0.02).means("Standard deviation of the weight initialisation."),
+        "MOE_BLOCKS": Key([[-1], [-1], [-1], [-1]]).means("For each stage, the blocks with experts; -1 for none."),
+        "NUM_LOCAL_EXPERTS": Key(1).means("Experts on each device; -n divides one expert among n devices."),
+        "TOP_VALUE": Key(1).means("Experts that each token is sent to."),
+        "CAPACITY_FACTOR": Key(1.25).means("Room of an expert as a multiple of its even part of the tokens."),
+        "COSINE_ROUTER": Key(False).means("Route by cosine similarity rather than by a linear layer."),
+        "NORMALIZE_GATE": Key(False).means("Make the chosen gates sum to 1."),
+        "USE_BPR": Key(True).means("Serve the most confident tokens of the batch first when an expert is full."),
+        "IS_GSHARD_LOSS": Key(False).means("GShard's balance loss instead of the importance and load losses."),
+        "GATE_NOISE": Key(1.0).means("Scale of the router's noise in training; 0 for none."),
+        "COSINE_ROUTER_DIM": Key(256).means("Width of the cosine router's projection."),
+        "COSINE_ROUTER_INIT_T": Key(0.5).means("The cosine router's first temperature."),
+        "MOE_DROP": Key(0.0).means("Dropout inside the experts."),
+        "AUX_LOSS_WEIGHT": Key(0.01).means("Weight of the balance loss."),
+    },
+    "MODEL.SIMMIM.NORM_TARGET": {
+        "ENABLE": Key(False).means("Normalise the target pixels over a neighbourhood."),
+        "PATCH_SIZE": Key(47).means("Side of that neighbourhood in pixels, odd."),
+    },
+    "DATA": {
+        "MASK_PATCH_SIZE": Key(32).means("SimMIM: side of a masked patch in pixels."),
+        "MASK_RATIO": Key(0.6).means("SimMIM: fraction of the image that is masked."),
+    },
+    "TRAIN.MOE": {"SAVE_MASTER": Key(False).means("Save the shared weights once rather than on every device.")},
 }
 
 FAMILIES = {
-    name: replace(key, has_effect=False)
-    for name, key in (
-        *((f"MODEL.SWINV2.{name}", key) for name, key in _V2.items()),
-        *((f"MODEL.SWIN_MLP.{name}", key) for name, key in _MLP.items()),
-        *((f"MODEL.SWIN_MOE.{name}", key) for name, key in _MOE.items()),
-        *_OTHERS.items(),
-    )
+    f"{group}.{name}": replace(key, between="", is_per_stage=False, has_effect=False)
+    for group, keys in _GROUPS.items()
+    for name, key in keys.items()
 }

@@ -1,7 +1,7 @@
 """What one config key is: its declaration, and the conversion and checking of values that follow from it."""
 
 import difflib
-from collections.abc import Callable
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,9 @@ _PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
 _MAX_PATH_BYTES = 1000
 _MAX_NAME_BYTES = 255
 
+_MAX_STAGES = 10  # each halves the grid
+_STAGES = f"one value for each stage, and 1 to {_MAX_STAGES} stages"
+
 
 @dataclass(frozen=True)
 class Key:
@@ -24,16 +27,16 @@ class Key:
 
     default: Any  # its type is that of the option, unless `kind` says more
     kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
-    between: str = (
-        ""  # interval of numbers, in mathematical notation; it holds for each value of a list, and not for null
-    )
+    between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
     one_of: tuple[str, ...] = ()  # texts that are allowed; their case is ignored, as the official code does
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
-    accepts: Callable[[Any], object] | None = None  # a test of a value, for what the notations above cannot say
-    expected: str = ""  # what that test expects, in words
+    is_per_stage: bool = False  # whether a list has one value for each stage
+    matches: str = ""  # regular expression of texts that are allowed
+    expected: str = ""  # what that expression stands for, in words
     is_path: bool = False  # whether the text is a path
     is_folder: bool = False  # whether the text names a folder below OUTPUT
+    flag: str = ""  # a flag of main.py that sets it; one without a value, to what is not the default, for True or False
     is_new: bool = False  # whether this project has added it to the keys of the official repository
     deprecated: str = ""  # for an official key that has no effect, what to do instead
     has_effect: bool = True  # False for a key of a model or method that this version does not train
@@ -69,14 +72,14 @@ class Key:
         """Everything that is allowed, in words, as in "a list of numbers in (0, 1], 2 values"."""
         if self.one_of:
             return f"one of {', '.join(self.one_of)}"
-        if self.kind == "str" and self.expected:
+        if self.expected:
             return self.expected
         words = self.describe_types()
         if self.between:
             words += f" {_describe_interval(self.between, is_list='[' in self.kind)}"
         if self.length:
             words += f", {self.length} values{self.items}"
-        return f"{words}, {self.expected}" if self.expected else words
+        return f"{words}, {_STAGES}" if self.is_per_stage else words
 
     def refuse(self, value: Any) -> str:
         """What was expected instead of a value of the key's type; empty when it is allowed."""
@@ -98,7 +101,9 @@ class Key:
             return f"{'numbers' if is_list else 'a number'} {_describe_interval(self.between, is_list=is_list)}"
         if is_list and self.length and len(value) != self.length:
             return f"{self.length} values{self.items}, not {len(value)}"
-        return "" if self.accepts is None or self.accepts(value) else self.expected
+        if self.is_per_stage and not 1 <= len(value) <= _MAX_STAGES:
+            return _STAGES
+        return self.expected if self.matches and not re.fullmatch(self.matches, value) else ""
 
 
 def _describe_interval(interval: str, *, is_list: bool) -> str:

@@ -1,14 +1,6 @@
 """MODEL: the model, its weights and its regularisation."""
 
-from typing import Any
-
 from swin.config.keys.key import Key
-
-_MAX_STAGES = 10  # each halves the grid
-_STAGES: dict[str, Any] = {
-    "accepts": lambda values: 1 <= len(values) <= _MAX_STAGES,
-    "expected": f"one value for each stage, and 1 to {_MAX_STAGES} stages",
-}
 
 # Swin Transformer V1.
 SWIN = {
@@ -19,9 +11,9 @@ SWIN = {
         with uint8 arrays of shape (H, W, channels). DATA.MEAN and DATA.STD need as many values."""),
     "EMBED_DIM": Key(96, between="[1, 1e5]").means("""
         Width of the first stage; each further stage doubles it. Parameters and work grow with its square."""),
-    "DEPTHS": Key([2, 2, 6, 2], between="[1, 1000]", **_STAGES).means("""
+    "DEPTHS": Key([2, 2, 6, 2], between="[1, 1000]", is_per_stage=True).means("""
         Blocks in each stage; the length is the number of stages. Every second block of a stage shifts its windows."""),
-    "NUM_HEADS": Key([3, 6, 12, 24], between="[1, 1e5]", **_STAGES).means("""
+    "NUM_HEADS": Key([3, 6, 12, 24], between="[1, 1e5]", is_per_stage=True).means("""
         Attention heads in each stage, as many as DEPTHS; each divides its stage's width, EMBED_DIM * 2**stage."""),
     "WINDOW_SIZE": Key(7, between="[1, 1000]").means("""
         Side of an attention window in tokens. Attention costs grow with its square, and so does the bias table."""),
@@ -36,15 +28,15 @@ SWIN = {
 MODEL = {
     "TYPE": Key(
         "swin",
-        accepts=lambda name: name == "swin",
+        matches="swin",
         expected="swin (Swin Transformer V1), the only model family that is supported now",
     ).means("""
         Model family. This version trains "swin" (Swin Transformer V1), and accepts the keys of the others."""),
     "NAME": Key("swin_tiny_patch4_window7_224", is_folder=True).means("""
         Name of the run's folder below OUTPUT; it does not choose the architecture."""),
-    "PRETRAINED": Key("", is_path=True).means("""
+    "PRETRAINED": Key("", is_path=True, flag="pretrained").means("""
         Weight file to start from ("" for none): tables and heads are fitted to it. Ignored by a run that resumes."""),
-    "RESUME": Key("", is_path=True).means("""
+    "RESUME": Key("", is_path=True, flag="resume").means("""
         Checkpoint to continue, or to evaluate with EVAL_MODE ("" for none). Wins over TRAIN.AUTO_RESUME."""),
     "NUM_CLASSES": Key(1000, between="[1, 1e9]").means("""
         Number of classes. Leave it out: the data set knows. Where given, a data set that disagrees is an error."""),

@@ -1,10 +1,7 @@
 """Keys of the run itself, at the top of the tree, and those of TEST."""
 
-import re
-
 from swin.config.keys.key import Key
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")
 _IN_ORDER = "evaluation is always in order and unpadded; remove it"
 
 RUN = {
@@ -16,17 +13,21 @@ RUN = {
         always done for sizes of 32 or less."""),
     "TEST.SEQUENTIAL": Key(False, deprecated=_IN_ORDER),
     "TEST.SHUFFLE": Key(False, deprecated=_IN_ORDER),
-    "AMP_ENABLE": Key(True).means("Mixed precision; False computes everything in float32."),
+    "AMP_ENABLE": Key(True, flag="disable-amp").means("Mixed precision; False computes everything in float32."),
     "AMP_DTYPE": Key("auto", one_of=("auto", "bf16", "fp16"), is_new=True).means("""
         auto (bf16 where that is fast, else fp16 on CUDA), bf16, or fp16 (CUDA only, with loss scaling)."""),
     "TF32": Key(False, is_new=True).means("""
         On CUDA, float32 matrix products in TensorFloat-32: about 3 decimal digits instead of 7, several times as fast.
         It matters where AMP is off; no effect on other devices."""),
     "DEVICE": Key(
-        "auto", accepts=_DEVICE.fullmatch, expected="auto, cpu, mps, cuda or cuda:N, as in cuda:0", is_new=True
+        "auto",
+        matches=r"auto|cpu|mps|cuda(:[0-9]{1,2})?",
+        expected="auto, cpu, mps, cuda or cuda:N, as in cuda:0",
+        is_new=True,
+        flag="device",
     ).means("auto is CUDA, else MPS, else the CPU."),
-    "OUTPUT": Key("", is_path=True).means("""Folder of all runs; "" is ./output."""),
-    "TAG": Key("default", is_folder=True).means("""
+    "OUTPUT": Key("", is_path=True, flag="output").means("""Folder of all runs; "" is ./output."""),
+    "TAG": Key("default", is_folder=True, flag="tag").means("""
         Last part of a run's folder, `<OUTPUT>/<MODEL.NAME>/<TAG>/`; a new TAG is a new run."""),
     "SAVE_FREQ": Key(1, between="[1, 1e9]").means("""
         Epochs between two checkpoints; the last epoch is always saved."""),
@@ -42,8 +43,8 @@ RUN = {
         Updates between two log lines. The only place where training waits for the device to report."""),
     "SEED": Key(0, between="[0, 4294967296)").means("""
         Seed of weights, order, augmentation and DATA.VAL_SPLIT; NumPy takes no larger one."""),
-    "EVAL_MODE": Key(False).means("Only evaluate instead of training."),
-    "THROUGHPUT_MODE": Key(False).means("Only measure inference throughput instead of training."),
+    "EVAL_MODE": Key(False, flag="eval").means("Only evaluate instead of training."),
+    "THROUGHPUT_MODE": Key(False, flag="throughput").means("Only measure inference throughput instead of training."),
     "DIST_TIMEOUT": Key(1800, between="[1, 1e9]", is_new=True).means("""
         Seconds after which a collective that another process never joins is an error."""),
     "ENABLE_AMP": Key(False, deprecated="set AMP_ENABLE instead"),

@@ -24,9 +24,9 @@ TRAIN = {
         Largest norm of the whole gradient; longer ones are scaled down to it. 0 turns clipping off."""),
     "AUTO_RESUME": Key(True).means("""
         Continue from the newest checkpoint in the run's folder. MODEL.RESUME wins over it; not used in evaluation."""),
-    "ACCUMULATION_STEPS": Key(1, between="[1, 1e6]").means("""
+    "ACCUMULATION_STEPS": Key(1, between="[1, 1e6]", flag="accumulation-steps").means("""
         Micro-batches summed into one update: the effective batch grows as many times, the memory does not."""),
-    "USE_CHECKPOINT": Key(False).means("""
+    "USE_CHECKPOINT": Key(False, flag="use-checkpoint").means("""
         Recompute activations in the backward pass: much less memory, about a third more time, the same gradients."""),
     "COMPILE": Key("off", one_of=("off", "default", "max-autotune"), is_new=True).means("""
         Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++ compiler
@@ -57,7 +57,8 @@ TRAIN = {
     "LR_SCHEDULER.GAMMA": Key(0.1, between="(0, 1]").means("multistep: factor that is applied at each of MULTISTEPS."),
     "LR_SCHEDULER.MULTISTEPS": Key([], "[int]", "[1, 1e9]").means("""
         multistep: epochs, counted from the start and increasing, at which GAMMA is applied."""),
-    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd")).means("adamw, or sgd (with Nesterov momentum)."),
+    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd"), flag="optim").means("""
+        adamw, or sgd (with Nesterov momentum)."""),
     "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("adamw: added to the denominator."),
     "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("adamw: decay of the two moments."),
     "OPTIMIZER.MOMENTUM": Key(0.9, between="[0, 1)").means("sgd: momentum."),
