@@ -163,14 +163,7 @@ TAGS = [
 ]
 TAGS += ["!!python/name:os.system", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "!own 1", "!<tag:x,1:y> 1"]
 TAGS += ["!!int [1]", "!!map [1]", "!!seq {a: 1}", "!!str [a]", "!!merge x", "!!value x", "=", "2024-01-01", "<<"]
-TAGS += [
-    "2024-01-01 10:00:00 +99:99",
-    "0x_",
-    "0b_",
-    "1:" + ":".join(["59"] * 400) + ".5",
-    "9" * 5000,
-    "0x" + "f" * 5000,
-]
+TAGS += ["2024-01-01 10:00:00 +99:99", "0x_", "0b_", f"1:{':'.join(['59'] * 400)}.5", "9" * 5000, "0x" + "f" * 5000]
 TAGS += ['"\\Uffffffff"', '"\\ud800"', '"\\0"', '"a\\nb"', "[" * 10_000, "{a: " * 3000, "- " * 3000, "&a [*a]", "*a"]
 TAGS += [
     "{? [a]: b}",
@@ -406,47 +399,14 @@ def test_the_command_line_shows_bad_words_on_one_line(flag: str, capsys: pytest.
 
 
 # Mutations of the files that the project ships. A seed gives the same files on every machine.
-HOSTILE = [
-    *TAGS,
-    "1e999",
-    "-1",
-    "0",
-    "null",
-    "nan",
-    ".nan",
-    ".inf",
-    "-.inf",
-    "1" * 30,
-    "[]",
-    "{}",
-    "[[]]",
-    "'",
-    '"',
-    ": ",
-    "? ",
-]
-HOSTILE += [
-    "1e6",
-    "1000000",
-    "999",
-    "&a",
-    "*a",
-    "<<: *a",
-    "#",
-    "\t",
-    "\n",
-    "---",
-    "...",
-    "BASE: [a.yaml]",
-    "True",
-    "x: y",
-]
+HOSTILE = [*TAGS, *"1e999 -1 0 null nan .nan .inf -.inf".split(), "1" * 30, *"[] {} [[]] ' \"".split(), ": ", "? "]
+HOSTILE += [*"1e6 1000000 999 &a *a".split(), "<<: *a", "#", "\t", "\n", "---", "...", "BASE: [a.yaml]", "True", "x: y"]
 
 
 def mutate(raw: bytes, draw: random.Random, most: int = 5) -> bytes:
     """One to `most` changes: bytes, words, lines or structure."""
     for _ in range(draw.randint(1, most)):
-        place, lines = draw.randrange(len(raw) + 1), raw.split(b"\n")
+        at, lines = draw.randrange(len(raw) + 1), raw.split(b"\n")
         line = draw.randrange(len(lines))
         words = [found.span() for found in re.finditer(rb"[\w.+-]+", raw)] or [(0, 0)]
         start, stop = draw.choice(words)
@@ -454,9 +414,9 @@ def mutate(raw: bytes, draw: random.Random, most: int = 5) -> bytes:
         indented = [b" " * draw.randint(0, 3) + text for text in lines]
         raw = draw.choice(
             [
-                raw[:place] + bytes([draw.randrange(256)]) + raw[place + 1 :],
-                raw[:place] + raw[place + draw.randint(1, 30) :],
-                raw[:place] + hostile + raw[place:],
+                raw[:at] + bytes([draw.randrange(256)]) + raw[at + 1 :],
+                raw[:at] + raw[at + draw.randint(1, 30) :],
+                raw[:at] + hostile + raw[at:],
                 raw[:start] + hostile + raw[stop:],
                 raw[:start] + str(draw.choice((-1, 1)) * 10 ** draw.randint(0, 40)).encode() + raw[stop:],
                 raw[:start] + raw[slice(*draw.choice(words))] + raw[stop:],

@@ -18,6 +18,7 @@ _MAX_PATH_BYTES = 1000
 _MAX_NAME_BYTES = 255
 
 _MAX_STAGES = 10  # each halves the grid
+_FOLDER = "a name, or several joined by single slashes: it becomes a folder below OUTPUT"
 _STAGES = f"one value for each stage, and 1 to {_MAX_STAGES} stages"
 
 
@@ -72,8 +73,8 @@ class Key:
         """Everything that is allowed, in words, as in "a list of numbers in (0, 1], 2 values"."""
         if self.one_of:
             return f"one of {', '.join(self.one_of)}"
-        if self.expected:
-            return self.expected
+        if self.expected or self.is_folder:
+            return self.expected or _FOLDER
         words = self.describe_types()
         if self.between:
             words += f" {_describe_interval(self.between, is_list='[' in self.kind)}"
@@ -93,7 +94,7 @@ class Key:
                 "choose a shorter name"
             )
         if self.is_folder and {"", ".", ".."}.intersection(value.replace("\\", "/").split("/")):
-            return "a name, or several joined by single slashes: it becomes a folder below OUTPUT"
+            return _FOLDER
         if self.one_of and value not in self.one_of:
             close = difflib.get_close_matches(value.lower(), self.one_of, n=1)
             return f"one of {', '.join(self.one_of)}{did_you_mean(close)}"

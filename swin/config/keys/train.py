@@ -38,8 +38,8 @@ TRAIN = {
     "MAX_NONFINITE": Key(10, between="[1, 1e9]", is_new=True).means("""
         Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops."""),
     "ROLLBACK": Key(0, between="[0, 1e9]", is_new=True).means("""
-        How often, at most, such a run goes back to its last good checkpoint instead and goes on with half the learning
-        rate; 0 ends it at once."""),
+        How often, at most, a run that MAX_NONFINITE would stop goes on from its last good checkpoint instead, with half
+        the learning rate; 0 for never."""),
     "LAYER_DECAY": Key(1.0, between="(0, 1]").means("""
         Fine-tuning: factor on the learning rate for each block further from the head; 1 for none. With 0.8 and Swin-T's
         12 blocks the head learns at the full rate, the last block at 0.8 and the patch embedding at 0.055 of it."""),
@@ -65,5 +65,5 @@ TRAIN = {
     "EMA.ENABLE": Key(False, is_new=True).means("""
         Keep an exponential moving average of the weights, which is evaluated and saved beside them."""),
     "EMA.DECAY": Key(0.9999, between="[0, 1)", is_new=True).means("""
-        Decay of that average: 0.9999 averages over about 10,000 updates, so short runs want less."""),
+        Decay of the average: 0.9999 averages over about 10,000 updates, so short runs want less."""),
 }
