@@ -59,12 +59,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run_path(cfg: Config) -> Path:
-    """The folder of a run; its `status.json` says how it goes and how it ended."""
+    """Return the folder of a run; its `status.json` says how it goes and how it ended."""
     return Path(cfg.OUTPUT or "output", cfg.MODEL.NAME, cfg.TAG)
 
 
 def load_command_line(arguments: Sequence[str]) -> tuple[Config, bool]:
-    """The config of a command line (file, then --opts, then flags), and whether it asks for a dry run.
+    """Load the config of a command line: file, then --opts, then flags. Also say whether it asks for a dry run.
 
     Raises:
         ConfigError: see `parse_arguments` and `load_config`.

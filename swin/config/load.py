@@ -17,7 +17,7 @@ from swin.errors import ConfigError
 def load_config(
     path: str | os.PathLike[str] | None = None, opts: Sequence[Any] = (), overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """Resolves a configuration: the defaults, then the file after its BASE files, then `opts`, then `overrides`.
+    """Resolve a configuration: the defaults, then the file after its BASE files, then `opts`, then `overrides`.
 
     Args:
         path: YAML file, or the bare name of a recipe that comes with this package; None for the defaults alone.
@@ -38,7 +38,7 @@ def load_config(
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
-    """Rebuilds a configuration from the nested dict of `config_to_dict`, as checkpoints hold it.
+    """Rebuild a configuration from the nested dict of `config_to_dict`, as checkpoints hold it.
 
     Keys that this version does not know are ignored with a warning: another version may have written them.
 
@@ -56,7 +56,7 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence[str] = ()) -> Config:
-    """Applies the entries in order to the defaults and checks the result."""
+    """Apply the entries in order to the defaults and check the result."""
     values = copy.deepcopy(FLAT_DEFAULTS)
     sources: dict[str, str] = {}
     refused: set[str] = set()
@@ -92,7 +92,7 @@ def _hint(value: Any, kind: str) -> str:
 
 
 def explain_unknown(key: str) -> str:
-    """Why `key`, which is none, cannot be set, and which key may be meant."""
+    """Say why `key`, which is none, cannot be set, and which key may be meant."""
     if key in GROUPS:
         first = next(name for name in KEYS if name.startswith(f"{key}."))
         return f"{key} is a group of keys and takes no value: give one of its keys, as in {first}"
@@ -105,7 +105,7 @@ def explain_unknown(key: str) -> str:
 
 
 def _nearest_keys(key: str) -> list[str]:
-    """Up to three keys or groups that `key` may stand for, the likeliest first.
+    """Return up to three keys or groups that `key` may stand for, the likeliest first.
 
     The whole path and the last name are compared: `MODEL.EMBED_DIM` has the right name in the wrong group,
     `DATA.BATCHSIZE` a wrong name in the right one, and `TRAIN.LR` a part of the right name.

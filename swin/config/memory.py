@@ -8,7 +8,7 @@ SIZES = ("DATA.BATCH_SIZE", "DATA.IMG_SIZE", "MODEL.NUM_CLASSES", *(f"MODEL.SWIN
 
 
 def least_bytes(values: Mapping[str, Any]) -> Iterator[tuple[float, str, str]]:
-    """What has to be held at one time whatever the device: parameters, and activations of the widest layer.
+    """Estimate what has to be held at one time whatever the device: parameters, and activations of the widest layer.
 
     Training needs several times as much: gradients, the optimizer's state and the activations of all layers.
 

@@ -11,7 +11,7 @@ _MAX_LINE_CHARS = 1000
 
 
 def show_value(value: Any) -> str:
-    """A value as a user would write it, shortened to fit a message."""
+    """Show a value as a user would write it, shortened to fit a message."""
     try:
         text = "null" if value is None else repr(list(value) if isinstance(value, tuple) else value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
@@ -20,7 +20,7 @@ def show_value(value: Any) -> str:
 
 
 def readable_lines(lines: Sequence[str]) -> list[str]:
-    """The first lines and how many more there are, each of a bounded length and without control characters."""
+    """Return the first lines and how many more there are, of a bounded length and without control characters."""
     # What was found comes first, what was expected last; what may be long, a name or a path, is in between.
     end = _MAX_LINE_CHARS // 2
     short = [line if len(line) <= 2 * end else f"{line[:end]}...{line[-end:]}" for line in lines[:MAX_LINES]]
@@ -29,6 +29,6 @@ def readable_lines(lines: Sequence[str]) -> list[str]:
 
 
 def did_you_mean(names: Iterable[str]) -> str:
-    """The end of a message that suggests these names; empty when there are none."""
+    """Return the end of a message that suggests these names; empty when there are none."""
     words = " or ".join(names)
     return f"; did you mean {words}?" if words else ""

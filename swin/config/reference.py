@@ -21,7 +21,7 @@ _COLUMNS = "| Key | Default | Allowed | Origin | Meaning |\n|---|---|---|---|---
 
 
 def describe(name: str) -> str:
-    """What a key, or each key of a group, is, as text for a terminal.
+    """Describe a key, or each key of a group, as text for a terminal.
 
     Raises:
         ConfigError: there is no such key; the nearest ones are named.
@@ -38,7 +38,7 @@ def describe(name: str) -> str:
 
 
 def make_page() -> str:
-    """The text of docs/config.md: a table for each group of keys."""
+    """Make the text of docs/config.md: a table for each group of keys."""
     tables: dict[str, list[str]] = {}
     for name in KEYS:
         default, *facts = _facts(name)

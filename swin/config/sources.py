@@ -49,14 +49,14 @@ class Problems:
 
 
 def find_recipe(name: str) -> str:
-    """The file of a recipe of this package for its bare name, as in swin_digits; `name` itself where there is none."""
+    """Find a recipe of this package by its bare name, as in swin_digits; `name` itself where there is none."""
     path = os.path.join(_RECIPES, f"{name}.yaml")
     is_bare = name == Path(name).stem and not os.path.isfile(name)
     return path if is_bare and os.path.isfile(path) else name
 
 
 def read_file(path: str, problems: Problems, where: str = "", chain: tuple[str, ...] = ()) -> list[Entry]:
-    """Reads a YAML file after the files that its BASE names.
+    """Read a YAML file after the files that its BASE names.
 
     Args:
         path: the file.
@@ -88,7 +88,7 @@ def read_file(path: str, problems: Problems, where: str = "", chain: tuple[str, 
 
 
 def read_opts(opts: Sequence[Any], problems: Problems) -> list[Entry]:
-    """Reads KEY VALUE pairs. A value is parsed as YAML, else as a Python literal, unless its key takes text."""
+    """Read KEY VALUE pairs. A value is parsed as YAML, else as a Python literal, unless its key takes text."""
     if len(opts) % 2:
         hint = "; separate key and value by a space, not by =" if any("=" in str(item) for item in opts) else ""
         problems.add(
@@ -177,7 +177,7 @@ def _parse(text: str, name: str, problems: Problems) -> list[Entry]:
 def _walk(
     loader: PlainLoader, node: yaml.MappingNode, prefix: str, name: str, problems: Problems, seen: dict[str, int]
 ) -> Iterator[Entry]:
-    """Entries of a mapping. `seen` has the line of each key of the file: PyYAML lets a repeated key win silently."""
+    """Yield a mapping's entries. `seen` has the line of each key of the file: PyYAML lets a repeated key win silently."""
     for key_node, _ in node.value:
         key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
         if key_node.tag == "tag:yaml.org,2002:merge":

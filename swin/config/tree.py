@@ -14,7 +14,7 @@ GROUPS = frozenset(name[:end] for name in KEYS for end, letter in enumerate(name
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key. Only known groups are entered: any other mapping stays one value."""
+    """Return values by dotted key. Only known groups are entered: any other mapping stays one value."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -23,7 +23,7 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Undo `flatten`."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *groups, name = key.split(".")
@@ -59,7 +59,7 @@ class Config(CfgNode):
 
 
 def config_to_dict(cfg: Config) -> dict[str, Any]:
-    """The configuration as nested dicts, lists and scalars, for a checkpoint.
+    """Return the configuration as nested dicts, lists and scalars, for a checkpoint.
 
     BASE (already resolved) and deprecated keys are left out, and so is MODEL.NUM_CLASSES unless it was given: its
     default must not contradict the data set when the result is loaded again.
@@ -71,12 +71,12 @@ def config_to_dict(cfg: Config) -> dict[str, Any]:
 
 
 def dump_config(cfg: Config) -> str:
-    """The configuration as YAML text; a run with it repeats the run it came from."""
+    """Return the configuration as YAML text; a run with it repeats the run it came from."""
     return yaml.dump(config_to_dict(cfg), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _plain(value: Any) -> Any:
-    """A copy with lists for tuples, so that YAML needs neither tags nor anchors."""
+    """Copy with lists for tuples, so that YAML needs neither tags nor anchors."""
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -22,7 +22,7 @@ _NAME = re.compile(r"\{([A-Z][A-Z0-9_.]*)\}")
 def validate(
     values: Mapping[str, Any], sources: Mapping[str, str], skip: Iterable[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Checks a whole configuration.
+    """Check a whole configuration.
 
     Args:
         values: value of every key, by dotted name, each of its key's type.

@@ -1,5 +1,4 @@
-"""The recipes of the project: each loads, and against the table of variants, the published numbers and the official
-repository's files."""
+"""The project's recipes: they load, and agree with the variants, the published numbers and the official files."""
 
 import re
 from itertools import pairwise
@@ -187,7 +186,7 @@ SIZES = {
 
 
 def official_file(name: str, facts: dict[str, Any]) -> str:
-    """The official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
+    """Write the official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
     dim, depths, heads = SIZES[facts["size"]]
     lines = ["MODEL:", "  TYPE: swin", f"  NAME: {name}", f"  DROP_PATH_RATE: {facts['drop_path']}", "  SWIN:"]
     lines += [f"    EMBED_DIM: {dim}", f"    DEPTHS: {depths}", f"    NUM_HEADS: {heads}"]

@@ -48,11 +48,11 @@ class Key:
             object.__setattr__(self, "kind", _kind_of(self.default))
 
     def means(self, text: str) -> "Key":
-        """The same key with its meaning; line breaks and indentation of `text` do not matter."""
+        """Return the key with its meaning; line breaks and indentation of `text` do not matter."""
         return replace(self, meaning=" ".join(text.split()))
 
     def convert(self, value: Any) -> Any:
-        """The value as one of the key's type, and a choice in its listed spelling.
+        """Return the value as one of the key's type, and a choice in its listed spelling.
 
         Raises:
             TypeError: it is of none of the key's types.
@@ -65,12 +65,12 @@ class Key:
         return tuple(converted) if isinstance(self.default, tuple) else converted
 
     def describe_types(self) -> str:
-        """The types in words, as in "null or a list of numbers"."""
+        """Say the types in words, as in "null or a list of numbers"."""
         options = self.kind.split("|")
         return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
 
     def describe(self) -> str:
-        """Everything that is allowed, in words, as in "a list of numbers in (0, 1], 2 values"."""
+        """Say all that is allowed in words, as in "a list of numbers in (0, 1], 2 values"."""
         if self.one_of:
             return f"one of {', '.join(self.one_of)}"
         if self.expected or self.is_folder:
@@ -83,7 +83,7 @@ class Key:
         return f"{words}, {_STAGES}" if self.is_per_stage else words
 
     def refuse(self, value: Any) -> str:
-        """What was expected instead of a value of the key's type; empty when it is allowed."""
+        """Say what was expected instead of a value of the key's type; nothing when it is allowed."""
         is_list = isinstance(value, (list, tuple))
         items = value if is_list else [value]
         if found := next(filter(None, (UNPRINTABLE.search(item) for item in items if isinstance(item, str))), None):
