@@ -177,7 +177,7 @@ def _parse(text: str, name: str, problems: Problems) -> list[Entry]:
 def _walk(
     loader: PlainLoader, node: yaml.MappingNode, prefix: str, name: str, problems: Problems, seen: dict[str, int]
 ) -> Iterator[Entry]:
-    """Yield a mapping's entries. `seen` has the line of each key of the file: PyYAML lets a repeated key win silently."""
+    """Yield a mapping's entries. `seen` has the line of each key of the file: PyYAML lets a repetition win silently."""
     for key_node, _ in node.value:
         key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
         if key_node.tag == "tag:yaml.org,2002:merge":

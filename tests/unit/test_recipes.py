@@ -186,7 +186,7 @@ SIZES = {
 
 
 def official_file(name: str, facts: dict[str, Any]) -> str:
-    """Write the official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
+    """Write an official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
     dim, depths, heads = SIZES[facts["size"]]
     lines = ["MODEL:", "  TYPE: swin", f"  NAME: {name}", f"  DROP_PATH_RATE: {facts['drop_path']}", "  SWIN:"]
     lines += [f"    EMBED_DIM: {dim}", f"    DEPTHS: {depths}", f"    NUM_HEADS: {heads}"]
