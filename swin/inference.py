@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from swin.config import config_from_dict
+from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.models import SwinTransformer, build_model, create_model, eval_transform_args, list_models
+from swin.models import SwinTransformer, list_models
 from swin.preprocess import (
     MODES,
     build_eval_transform,

@@ -8,11 +8,11 @@ import torch
 from data.prepare import build_prepare
 from swin.batches import Batch, Data
 from swin.config import Config, load_config
+from swin.create import build_model
 from swin.distributed import Distributed
 from swin.engine.build import build_state
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
-from swin.models import build_model
 
 CLASSES = 5
 # All that is random, and an average; mixing is on by default.

@@ -28,6 +28,7 @@ from data.datasets import ArrayImages
 from data.loaders import TrainLoader
 from data.prepare import Prepare
 from swin.batches import Batch
+from swin.create import create_model
 from swin.distributed import Distributed, keep_freed_memory
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
@@ -35,7 +36,7 @@ from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import Action, Floor, Timing, interleave, peak_bytes
 from swin.errors import ConfigError, SwinError
 from swin.losses import make_loss
-from swin.models import SwinTransformer, create_model
+from swin.models import SwinTransformer
 from swin.optim import make_optimizer
 from swin.preprocess import Normalise, to_pixels
 from tools import benchmark_model as bench

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters, create_model
+from swin.create import create_model
+from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEADER = (

@@ -10,6 +10,7 @@ import torch
 
 from swin.batches import Data
 from swin.config import Config, dump_config
+from swin.create import build_model
 from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error
 from swin.engine.build import compile_model, describe_frozen, describe_model
 from swin.engine.evaluate import evaluate
@@ -22,7 +23,7 @@ from swin.engine.throughput import measure_throughput
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
 from swin.logger import Logger
-from swin.models import SwinTransformer, build_model
+from swin.models import SwinTransformer
 from swin.run_folder import RunFolder
 from swin.weights import load_weights, read_weights
 

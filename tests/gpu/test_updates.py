@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data.datasets import ArrayImages
 from data.loaders import EvalLoader, TrainLoader
 from swin.batches import Batch, EvalBatches
+from swin.create import create_model
 from swin.distributed import all_reduce_sum, from_main, gather
 from swin.engine.checkpoint import read_checkpoint
 from swin.engine.evaluate import evaluate
@@ -20,7 +21,6 @@ from swin.engine.saving import CheckpointWriter
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.errors import ConfigError
-from swin.models import create_model
 from swin.preprocess import to_pixels
 from tests.updates import RANDOM, make_batch, make_state, updates
 

@@ -17,13 +17,13 @@ from torch.utils._pytree import tree_leaves
 
 from data.prepare import build_prepare
 from swin.batches import Batch, EvalBatches
+from swin.create import build_model
 from swin.engine.evaluate import evaluate
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.inference import Predictor
 from swin.kernels import windows
-from swin.models import build_model
 from tests.updates import CLASSES, RANDOM, make_batch, make_config, make_state, updates
 
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)

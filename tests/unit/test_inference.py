@@ -7,9 +7,10 @@ from PIL import Image
 from torch import nn
 
 from swin.config import config_to_dict, load_config
+from swin.create import build_model, create_model
 from swin.errors import CheckpointError, ConfigError, DataError
 from swin.inference import _input_of, inference_model, list_images, load_predictor
-from swin.models import VARIANTS, Variant, build_model, create_model
+from swin.models import VARIANTS, Variant
 
 KEYS = {"pred_scores", "pred_label", "pred_score", "pred_class"}
 CLASSES = ["red", "green", "blue"]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from swin.config import config_to_dict, load_config
-from swin.models import build_model
+from swin.create import build_model
 from tools.predict import main
 
 CLASSES = ["cat, black", 'the "dog"', "zebra"]

@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 
+from swin.create import create_model
 from swin.errors import ConfigError
-from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters, create_model, list_models
-from swin.models.variants import find_variant
+from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters, find_variant, list_models
 
 # Published: millions of parameters, and multiply-adds in 1e9 as the official repository and as mmpretrain count them.
 PUBLISHED = {
@@ -43,9 +43,9 @@ def without_memory(name, **changes):
         return create_model(name, **changes)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if row.num_classes != 21841])
 def test_counted_costs_are_the_published_ones(name):
-    millions, gflops, mmpretrain = PUBLISHED[name]
+    millions, gflops, mmpretrain = PUBLISHED[name.removesuffix("_22kto1k")]
     model = without_memory(name)
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
     if gflops:
@@ -53,15 +53,6 @@ def test_counted_costs_are_the_published_ones(name):
         assert count_flops(model, *model.img_size) / 1e9 == pytest.approx(gflops, rel=0.01)
     if mmpretrain:
         assert count_module_flops(model, *model.img_size) / 1e9 == pytest.approx(mmpretrain, abs=0.005)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_tables_published_flops_are_those_that_are_counted(name):
-    variant, model = VARIANTS[name], without_memory(name)
-    if variant.gflops:
-        assert count_flops(model, *model.img_size) / 1e9 == pytest.approx(variant.gflops, rel=0.01)
-    if variant.mmpretrain_gflops:
-        assert count_module_flops(model, *model.img_size) / 1e9 == pytest.approx(variant.mmpretrain_gflops, abs=0.005)
 
 
 @pytest.mark.parametrize("name", RESULTS)
