@@ -28,12 +28,9 @@ def walk(content: Any) -> Iterator[Any]:
     while stack:
         value, depth = stack.pop()
         yield value
-        if isinstance(value, dict):
-            children = [child for item in value.items() for child in item]
-        elif isinstance(value, list | tuple):
-            children = list(value)
-        else:
+        if not isinstance(value, dict | list | tuple):
             continue
+        children = [child for item in value.items() for child in item] if isinstance(value, dict) else list(value)
         count += len(children)
         if depth == _MAX_DEPTH:
             raise ValueError(f"its values are nested more than {_MAX_DEPTH} levels deep")
@@ -67,14 +64,16 @@ def digest(content: dict[str, Any]) -> str:
 def _parts(value: Any) -> Iterator[bytes | memoryview]:
     """What stands for one value; of a container its size, so that no two nestings look the same."""
     if isinstance(value, Tensor):
-        data = _bytes(value)
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise TypeError(f"a checkpoint holds dense tensors, not {value.layout} ones of {value.dtype}")
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         yield f"{value.dtype} {tuple(value.shape)};".encode()
         num_summed = len(data) // (8 * _BLOCK_WORDS) * 8 * _BLOCK_WORDS
         yield data[:num_summed].view(np.int64).reshape(-1, _BLOCK_WORDS).sum(axis=1).data  # overflows wrap around
         yield data[num_summed:].data
     elif isinstance(value, dict | list | tuple):
-        kind = next(kind.__name__ for kind in (dict, list, tuple) if isinstance(value, kind))
-        yield f"{kind} {len(value)};".encode()
+        kind = next(kind for kind in (dict, list, tuple) if isinstance(value, kind))
+        yield f"{kind.__name__} {len(value)};".encode()
     elif type(value) is float:
         yield b"float " + struct.pack("<d", value)  # keeps apart what == does not: zeros of either sign, NaNs
     elif type(value) is str:
@@ -84,9 +83,3 @@ def _parts(value: Any) -> Iterator[bytes | memoryview]:
         yield f"{type(value).__name__} {value};".encode()
     else:
         raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
-
-
-def _bytes(tensor: Tensor) -> np.ndarray:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise TypeError(f"a checkpoint holds dense tensors, not {tensor.layout} ones of {tensor.dtype}")
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

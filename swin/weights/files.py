@@ -20,26 +20,13 @@ from swin.weights.digest import DIGEST, digest, is_digest, walk
 # reader fills only the dicts that it knows.
 _YACS_NODE = (OrderedDict, "yacs.config.CfgNode")
 # What weights, masks, indices and counters have; with the others torch can do little.
-_DTYPES = {
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float64,
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-}
-_DTYPES |= {torch.int32, torch.int64}
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_DTYPES = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 _DOS_FOLDER = 0x10  # the bit of a member's attributes in the directory
 
 
 def read_weight_file(path: str | Path) -> Any:
-    """What a `.safetensors` file, or one written by `torch.save`, holds.
-
-    Raises:
-        CheckpointError: see `read_torch_file`.
-    """
+    """What a `.safetensors` file, or one written by `torch.save`, holds; see `read_torch_file`."""
     path = Path(path)
     if path.suffix != ".safetensors":
         return read_torch_file(path)
@@ -69,7 +56,8 @@ def read_torch_file(path: str | Path) -> Any:
     path = Path(path)
     _check_is_file(path)
     try:
-        is_zip = _starts_as_zip(path)
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # torch decides by the same bytes
         if is_zip:
             _check_members(path)
         with torch.serialization.safe_globals([_YACS_NODE]), warnings.catch_warnings():
@@ -77,10 +65,9 @@ def read_torch_file(path: str | Path) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         _check_structure(content, path.stat().st_size)
         stored = content.get(DIGEST) if isinstance(content, dict) else None
-        if is_digest(stored):
-            if stored != digest(content):
-                raise ValueError("its digest is another than its content's")
-        elif is_zip:
+        if is_digest(stored) and stored != digest(content):
+            raise ValueError("its digest is another than its content's")
+        if is_zip and not is_digest(stored):
             _check_sums(path)
     except Exception as error:  # a damaged file can make torch's reader raise anything
         text = str(error)
@@ -97,12 +84,6 @@ def _check_is_file(path: Path) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file.")
-
-
-def _starts_as_zip(path: Path) -> bool:
-    """Whether torch will read the file as a zip archive; it decides by the same bytes."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _check_members(path: Path) -> None:
@@ -131,9 +112,8 @@ def _check_members(path: Path) -> None:
 
 def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"check sum of {damaged} is wrong")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"check sum of {damaged} is wrong")
 
 
 def _check_structure(content: Any, num_bytes: int) -> None:

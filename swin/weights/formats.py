@@ -6,7 +6,6 @@ the qkv rows and on the numbering of relative positions; mmpretrain alone orders
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,42 +19,31 @@ DERIVED_BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_tabl
 
 _OFFICIAL_MASKED = -100.0  # what official files hold in place of `swin.kernels.windows.MASKED`
 
-
-class _Part(NamedTuple):
-    """How the names of one part of the model begin. `#` is a stage: i natively, `scale * i + offset` there."""
-
-    native: str
-    foreign: str
-    scale: int = 1
-    offset: int = 0
-
-
-def _parts(format_name: str, num_stages: int) -> tuple[_Part, ...]:
-    return {
-        "official": (),
-        "timm": (_Part("layers.#.downsample", "layers.#.downsample", 1, 1), _Part("head", "head.fc")),
-        "torchvision": (
-            _Part("patch_embed.proj", "features.0.0"),
-            _Part("patch_embed.norm", "features.0.2"),
-            _Part("layers.#.blocks", "features.#", 2, 1),
-            _Part("layers.#.downsample", "features.#", 2, 2),
-        ),
-        "mmpretrain": (
-            _Part("patch_embed.proj", "patch_embed.projection"),
-            _Part("layers.#", "stages.#"),
-            _Part("norm", f"norm{num_stages - 1}"),
-            _Part("head", "head.fc"),
-        ),
-    }[format_name]
-
-
 # Names inside a block, native and foreign.
 _INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
-    "official": (),
-    "timm": (),
     "torchvision": ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3.")),
     "mmpretrain": ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1.")),
 }
+
+
+def _count_stages(names: Iterable[str]) -> int:
+    """Stages of a model, or for torchvision's names twice as many."""
+    return len({match[0] for name in names if (match := re.match(r"(layers|stages|features)\.\d+", name))})
+
+
+def _beginnings(format_name: str, num_stages: int) -> dict[str, str]:
+    """How names begin: native to foreign, where they differ."""
+    stages = range(num_stages)
+    if format_name == "timm":
+        return {"head": "head.fc", **{f"layers.{i}.downsample": f"layers.{i + 1}.downsample" for i in stages}}
+    if format_name == "torchvision":
+        blocks = {f"layers.{i}.blocks": f"features.{2 * i + 1}" for i in stages}
+        merging = {f"layers.{i}.downsample": f"features.{2 * i + 2}" for i in stages}
+        return {"patch_embed.proj": "features.0.0", "patch_embed.norm": "features.0.2", **blocks, **merging}
+    if format_name == "mmpretrain":
+        ends = {"norm": f"norm{num_stages - 1}", "head": "head.fc"}
+        return {"patch_embed.proj": "patch_embed.projection", "layers": "stages", **ends}
+    return {}
 
 
 def detect_format(names: Iterable[str]) -> str | None:
@@ -71,8 +59,7 @@ def detect_format(names: Iterable[str]) -> str | None:
     if not re.search(r"^layers\.\d+\.blocks\.\d+\.attn\.", text, re.MULTILINE):
         return None
     starts_with_merging = ".downsample." in text and not re.search(r"^layers\.0\.downsample\.", text, re.MULTILINE)
-    has_timm_head = re.search(r"^head\.fc\.", text, re.MULTILINE) is not None
-    return "timm" if starts_with_merging or has_timm_head else "official"
+    return "timm" if starts_with_merging or re.search(r"^head\.fc\.", text, re.MULTILINE) else "official"
 
 
 def to_native(weights: Mapping[str, Tensor], format_name: str) -> dict[str, Tensor]:
@@ -82,15 +69,15 @@ def to_native(weights: Mapping[str, Tensor], format_name: str) -> dict[str, Tens
         weights: tensors by name, prefixes such as `backbone.` removed.
         format_name: one of `FORMATS`.
     """
-    stages = {int(match[1]) for name in weights if (match := re.match(r"stages\.(\d+)\.", name))}
-    parts = _parts(format_name, len(stages))
+    beginnings = {foreign: native for native, foreign in _beginnings(format_name, _count_stages(weights)).items()}
+    inside = [(foreign, native) for native, foreign in _INSIDE.get(format_name, ())]
     native = {}
     for name, value in weights.items():
         if name.endswith(DERIVED_BUFFERS):
             continue
-        own = _rename(name, parts, _INSIDE[format_name], to_native=True)
-        reordered = own != name and _is_reordered(own, format_name)
-        native[own] = _merged_channels(value, to_native=True) if reordered else value
+        is_reordered = format_name == "mmpretrain" and name.startswith("stages.") and ".downsample." in name
+        value = _merged_channels(value, to_native=True) if is_reordered else value
+        native[_rename(name, beginnings, inside)] = value
     return native
 
 
@@ -108,15 +95,14 @@ def from_native(
     Raises:
         CheckpointError: `img_size` does not fill whole windows, which the official model needs.
     """
-    num_stages = 1 + max(int(match[1]) for name in weights if (match := re.match(r"layers\.(\d+)\.", name)))
-    parts = _parts(format_name, num_stages)
+    beginnings = _beginnings(format_name, _count_stages(weights))
     foreign: dict[str, Tensor] = {}
-    for name, value in {**weights, **_buffers(weights, format_name, num_stages, img_size)}.items():
-        theirs = _rename(name, parts, _INSIDE[format_name], to_native=False)
+    for name, value in {**weights, **_buffers(weights, format_name, img_size)}.items():
+        theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()))
         if format_name == "mmpretrain" and not name.startswith("head."):
             theirs = f"backbone.{theirs}"
-        reordered = _is_reordered(name, format_name)
-        foreign[theirs] = _merged_channels(value, to_native=False) if reordered else value
+        is_reordered = format_name == "mmpretrain" and ".downsample." in name
+        foreign[theirs] = _merged_channels(value, to_native=False) if is_reordered else value
     return foreign
 
 
@@ -126,29 +112,15 @@ def table_window(rows: int) -> int | None:
     return (side + 1) // 2 if side * side == rows and side % 2 else None
 
 
-def _rename(name: str, parts: tuple[_Part, ...], inside: tuple[tuple[str, str], ...], *, to_native: bool) -> str:
-    for part in parts:
-        here, there = (part.foreign, part.native) if to_native else (part.native, part.foreign)
-        match = re.match(re.escape(here).replace(r"\#", r"(\d+)") + r"(?=\.|$)", name)
-        if not match:
-            continue
-        stage = int(match[1]) if match.groups() else 0
-        if to_native and "#" in part.foreign:
-            stage, rest = divmod(stage - part.offset, part.scale)
-            if rest or stage < 0:
-                continue
-        else:
-            stage = part.scale * stage + part.offset
-        name = there.replace("#", str(stage)) + name[match.end() :]
-        break
-    if re.match(r"(layers|stages|features)\.", name):
-        for native, foreign in inside:
-            name = name.replace(foreign, native) if to_native else name.replace(native, foreign)
+def _rename(name: str, beginnings: Mapping[str, str], inside: Iterable[tuple[str, str]]) -> str:
+    words = name.split(".")
+    for length in (1, 2, 3):
+        if (beginning := beginnings.get(".".join(words[:length]))) is not None:
+            name = ".".join([beginning, *words[length:]])
+            break
+    for here, there in inside:
+        name = name.replace(here, there)
     return name
-
-
-def _is_reordered(native_name: str, format_name: str) -> bool:
-    return format_name == "mmpretrain" and ".downsample." in native_name
 
 
 def _merged_channels(value: Tensor, *, to_native: bool) -> Tensor:
@@ -170,30 +142,29 @@ def _merged_channels(value: Tensor, *, to_native: bool) -> Tensor:
     return value.reshape(*rest, 4, merged // 4).transpose(-1, -2)[..., swap].reshape(value.shape)
 
 
-def _buffers(
-    weights: Mapping[str, Tensor], format_name: str, num_stages: int, img_size: tuple[int, int] | None
-) -> dict[str, Tensor]:
+def _buffers(weights: Mapping[str, Tensor], format_name: str, img_size: tuple[int, int] | None) -> dict[str, Tensor]:
     """Derived buffers, by native name, that the program's own model saves."""
     buffers: dict[str, Tensor] = {}
     patch = weights["patch_embed.proj.weight"].shape[-1]
     for name, table in weights.items():
-        match = re.fullmatch(r"(layers\.(\d+)\.blocks\.(\d+)\.attn)\.relative_position_bias_table", name)
+        match = re.fullmatch(r"((layers\.(\d+)\.blocks\.(\d+))\.attn)\.relative_position_bias_table", name)
         window = table_window(len(table)) if match else None
         if match is None or window is None or format_name == "timm":
             continue
-        index = relative_position_index(window)
-        buffers[f"{match[1]}.relative_position_index"] = index.flatten() if format_name == "torchvision" else index
-        if format_name != "official" or int(match[3]) % 2 == 0:
+        attention, block, stage, index = match.groups()
+        pairs = relative_position_index(window)
+        buffers[f"{attention}.relative_position_index"] = pairs.flatten() if format_name == "torchvision" else pairs
+        if format_name != "official" or int(index) % 2 == 0:
             continue
-        stride = patch * 2 ** int(match[2])
-        height, width = img_size or (patch * 2 ** (num_stages - 1) * window,) * 2
+        stride, whole = patch * 2 ** int(stage), patch * 2 ** (_count_stages(weights) - 1) * window
+        height, width = img_size or (whole, whole)
         if height % (stride * window) or width % (stride * window):
             raise CheckpointError(
-                f"an image of {height} x {width} pixels does not fill windows of {window} tokens at stage {match[2]}, "
-                f"which the official model needs; give a multiple of {patch * 2 ** (num_stages - 1) * window}."
+                f"an image of {height} x {width} pixels does not fill windows of {window} tokens at stage {stage}, "
+                f"which the official model needs; give a multiple of {whole}."
             )
         grid = (height // stride, width // stride)
         if min(grid) > window:  # otherwise the official model does not shift
             mask = shift_mask(*grid, window, (window // 2, window // 2), torch.device("cpu"))
-            buffers[f"{match[1].removesuffix('.attn')}.attn_mask"] = mask.clamp(min=_OFFICIAL_MASKED)
+            buffers[f"{block}.attn_mask"] = mask.clamp(min=_OFFICIAL_MASKED)
     return buffers

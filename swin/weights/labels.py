@@ -4,25 +4,39 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 # ImageNet-22K lacks this synset (teddy bear); the official map to ImageNet-1K gives it the row of the other "teddy".
 _STAND_INS = {"n03013580": "n04399382"}
 _SYNSET = re.compile(r"n\d{8}")
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
+def _imagenet_info(name: str) -> Any:
+    from timm.data.imagenet_info import ImageNetInfo  # slow to import, and few loads need it
+
+    return ImageNetInfo(name)
+
+
 def imagenet_classes(count: int) -> tuple[str, ...] | None:
     """Synset ids of ImageNet's heads in their order: 1,000 rows, or 21,841 (Swin) or 21,843 of ImageNet-22K.
 
     Returns:
         The ids; None for any other number of classes.
     """
-    from timm.data import ImageNetInfo  # slow to import, and few loads need it
-
-    if count == 1000:
-        return tuple(ImageNetInfo("imagenet-1k").label_names())
+    if count not in (1000, 21841, 21843):
+        return None
     # Of timm's lists of ImageNet-22K this one has the order of the official head, whose last two rows it goes beyond.
-    return tuple(ImageNetInfo("imagenet-21k-goog").label_names()[:count]) if count in (21841, 21843) else None
+    info = _imagenet_info("imagenet-1k" if count == 1000 else "imagenet-21k-goog")
+    return tuple(info.label_names()[:count])
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> dict[str, str]:
+    """English names, separated by commas, of every ImageNet synset id."""
+    info = _imagenet_info("imagenet-21k-goog")
+    labels = [*info.label_names(), *_STAND_INS.values()]
+    return {label: info.label_name_to_description(label) for label in labels}
 
 
 def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
@@ -40,11 +54,8 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | No
     first: defaultdict[str, set[int]] = defaultdict(set)
     other: defaultdict[str, set[int]] = defaultdict(set)
     for row, label in enumerate(source):
-        names = _names(label)
-        for name in names[:1]:
-            first[name].add(row)
-        for name in names[1:]:
-            other[name].add(row)
+        for position, name in enumerate(_names(label)):
+            (other if position else first)[name].add(row)
         if (stand_in := _STAND_INS.get(label)) and stand_in not in rows:
             rows[stand_in] = row
             for name in _names(stand_in):
@@ -67,16 +78,6 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | No
 
 def _names(label: str) -> list[str]:
     """The names of a class in one spelling, the usual one first."""
-    text = _descriptions().get(label, label) if _SYNSET.fullmatch(label) else label
+    text = imagenet_names().get(label, label) if _SYNSET.fullmatch(label) else label
     spelled = (" ".join(re.split(r"[\s_-]+", name.lower())).strip() for name in text.split(","))
     return [name for name in spelled if name]
-
-
-@lru_cache(maxsize=1)
-def _descriptions() -> dict[str, str]:
-    """English names, separated by commas, of every ImageNet synset id."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-21k-goog")
-    labels = [*info.label_names(), *_STAND_INS.values()]
-    return {label: info.label_name_to_description(label) for label in labels}

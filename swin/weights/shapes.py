@@ -30,33 +30,30 @@ def model_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     embed_dim, in_chans, patch, _ = tensors["patch_embed.proj.weight"].shape
-    tables = {}
-    for name, value in tensors.items():
-        if match := re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table", name):
-            tables[int(match[1]), int(match[2])] = value
-    if not tables:
-        raise ValueError("there are no relative-position-bias tables")
-    num_stages = 1 + max(stage for stage, _ in tables)
+    tables = {
+        (int(match[1]), int(match[2])): value
+        for name, value in tensors.items()
+        if (match := re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table", name))
+    }
     windows = {table_window(len(table)) for table in tables.values()}
-    window = windows.pop()
-    if windows or window is None:
-        raise ValueError("the bias tables have no size, or not all the same one")
+    window = windows.pop() if len(windows) == 1 else None
+    if window is None:
+        raise ValueError("there are no relative-position-bias tables of one window")
+    stages = range(len({stage for stage, _ in tables}))
     mlp = tensors["layers.0.blocks.0.mlp.fc1.weight"]
-    side = patch * 2 ** (num_stages - 1) * window
-    has_position = "absolute_pos_embed" in tensors
-    if has_position:
-        side = patch * round(tensors["absolute_pos_embed"].shape[1] ** 0.5)
+    position = tensors.get("absolute_pos_embed")
+    grid = 2 ** (len(stages) - 1) * window if position is None else round(position.shape[1] ** 0.5)
     return {
-        "img_size": side,
+        "img_size": patch * grid,
         "patch_size": patch,
         "in_chans": in_chans,
         "num_classes": len(tensors["head.bias"]) if "head.bias" in tensors else 0,
         "embed_dim": embed_dim,
-        "depths": tuple(sum(key[0] == stage for key in tables) for stage in range(num_stages)),
-        "num_heads": tuple(tables[stage, 0].shape[1] for stage in range(num_stages)),
+        "depths": tuple(sum(key[0] == stage for key in tables) for stage in stages),
+        "num_heads": tuple(tables[stage, 0].shape[1] for stage in stages),
         "window_size": window,
         "mlp_ratio": mlp.shape[0] / mlp.shape[1],
         "qkv_bias": "layers.0.blocks.0.attn.qkv.bias" in tensors,
-        "ape": has_position,
+        "ape": position is not None,
         "patch_norm": "patch_embed.norm.weight" in tensors,
     }

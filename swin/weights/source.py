@@ -16,7 +16,7 @@ from swin.weights.formats import FORMATS, detect_format, to_native
 _WRAPPERS = ("model", "state_dict")
 _AVERAGES = ("ema", "state_dict_ema", "model_ema")
 # What DistributedDataParallel, torch.compile and larger models put before the names, one after the other in any order.
-_PREFIX = re.compile(r"((module|_orig_mod|backbone|model|encoder)\.)+")
+_PREFIX = re.compile(r"^((module|_orig_mod|backbone|model|encoder)\.)+")
 _COUNTERS = ("n_averaged",)  # beside the averages of torch.optim.swa_utils
 
 
@@ -59,10 +59,9 @@ def read_weights(
     if source_format not in (None, *FORMATS):
         raise CheckpointError(f"there is no weight format {source_format!r}; choose from {', '.join(FORMATS)}.")
     name = "the state dict" if isinstance(source, Mapping) else str(source)
-    content = source if isinstance(source, Mapping) else read_weight_file(source)
-    plain, averaged = _unwrap(content), {}
-    if isinstance(content, Mapping):
-        averaged = next((found for key in _AVERAGES if (found := _unwrap(content.get(key)))), {})
+    content = _mapping(source if isinstance(source, Mapping) else read_weight_file(source))
+    plain = _unwrap(content)
+    averaged = next((found for key in _AVERAGES if (found := _unwrap(_mapping(content.get(key))))), {})
     is_averaged = bool(averaged) and (prefer_ema or not plain)
     # Averages may cover the parameters alone.
     tensors = {**plain, **averaged} if is_averaged else plain
@@ -79,22 +78,17 @@ def read_weights(
     native = to_native(tensors, found_format)
     if broken := [key for key, value in native.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{name} is damaged: {broken[0]} has NaN or infinite values; use another file.")
-    config = content.get("config") if isinstance(content, Mapping) else None
-    return Weights(
-        name,
-        native,
-        tensors,
-        found_format,
-        _classes(content, native, name),
-        is_averaged,
-        config if type(config) is dict else None,  # official checkpoints hold a yacs node, whose keys may differ
-    )
+    config = content.get("config")
+    config = config if type(config) is dict else None  # official checkpoints hold a yacs node, whose keys may differ
+    return Weights(name, native, tensors, found_format, _classes(content, native, name), is_averaged, config)
 
 
-def _unwrap(content: Any) -> dict[str, Tensor]:
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _unwrap(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The tensors of a state dict, which may be wrapped, with prefixes of their names removed; {} if there are none."""
-    if not isinstance(content, Mapping):
-        return {}
     for key in _WRAPPERS:
         if isinstance(content.get(key), Mapping):
             return _unwrap(content[key])
@@ -102,8 +96,7 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or key in _COUNTERS:
             continue
-        short = _PREFIX.sub("", str(key), count=1) if _PREFIX.match(str(key)) else str(key)
-        short = short.replace("_orig_mod.", "")  # a compiled part of a model
+        short = _PREFIX.sub("", str(key)).replace("_orig_mod.", "")  # the latter of a compiled part of a model
         if short in tensors:
             raise CheckpointError(
                 f"the file holds {short} twice, the second time as {key}: two models. Save one of them by itself."
@@ -112,15 +105,11 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def _classes(content: Any, native: Mapping[str, Tensor], name: str) -> list[str] | None:
+def _classes(content: Mapping[Any, Any], native: Mapping[str, Tensor], name: str) -> list[str] | None:
     """Class names: of this project's checkpoints, or of mmpretrain's."""
-    if not isinstance(content, Mapping):
-        return None
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    described = meta.get("dataset_meta")
-    places = (content.get("classes"), meta.get("CLASSES"), isinstance(described, Mapping) and described.get("classes"))
-    classes = next((list(map(str, found)) for found in places if isinstance(found, list | tuple) and found), None)
+    meta = _mapping(content.get("meta"))
+    named = (content.get("classes"), meta.get("CLASSES"), _mapping(meta.get("dataset_meta")).get("classes"))
+    classes = next((list(map(str, found)) for found in named if isinstance(found, list | tuple) and found), None)
     rows = [len(native[key]) for key in ("head.weight", "head.bias") if key in native and native[key].ndim]
     if classes and set(rows) - {len(classes)}:
         raise CheckpointError(f"{name} is damaged: its head has {rows[0]} rows, but it names {len(classes)} classes.")
