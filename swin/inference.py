@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,14 @@ from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
 from swin.models import SwinTransformer, list_models
-from swin.preprocess import (
-    MODES,
-    build_eval_transform,
-    image_extensions,
-    make_eval_transform,
-    open_input,
-    read_file,
-)
-from swin.weights import Weights, load_weights, model_arguments, read_weights
-from swin.weights.labels import imagenet_classes
+from swin.preprocess import MODES, build_eval_transform, image_extensions, make_eval_transform, open_input, read_file
+from swin.weights import load_weights, model_arguments, read_weights
+from swin.weights.labels import imagenet_classes, imagenet_names
 
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+ImagePath = str | os.PathLike[str]
+ImageInput = ImagePath | Image.Image | np.ndarray
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channels": 3}
 _BATCH_SIZE = 32
 
 
@@ -55,8 +49,36 @@ class Predictor:
     exif: bool = False
 
     def read(self, source: ImageInput) -> Image.Image | Tensor:
-        """Turn one input of `inference_model` into what `scores` takes; see `read_image`."""
-        return read_image(source, self.channels, exif=self.exif)
+        """Turn one input of `inference_model` into what `scores` takes, with its pixels in memory.
+
+        Files are decoded to the model's channels; pictures and arrays keep theirs until the transform.
+
+        Returns:
+            A PIL image; for channels other than 1, 3 and 4 uint8 (channels, H, W).
+
+        Raises:
+            DataError: If the file cannot be decoded, or the array is not an image.
+        """
+        if isinstance(source, Image.Image):
+            try:
+                source.load()
+            except (OSError, SyntaxError, ValueError) as error:
+                raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
+            return source
+        if not isinstance(source, np.ndarray):
+            name = os.fspath(source)
+            return open_input(read_file(name), channels=self.channels, name=name, exif=self.exif)
+        is_picture = self.channels in MODES
+        wanted = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA" if is_picture else f"(H, W, {self.channels})"
+        depths = ((), (1,), (3,), (4,)) if is_picture else ((self.channels,),)
+        if source.dtype != np.uint8 or source.ndim < 2 or source.shape[2:] not in depths or source.size == 0:
+            raise DataError(
+                f"An array of shape {source.shape} and type {source.dtype} is not an image: "
+                f"expected uint8 of shape {wanted}."
+            )
+        if not is_picture:
+            return torch.from_numpy(source.copy()).permute(2, 0, 1)
+        return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
 
     @torch.no_grad()
     def scores(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
@@ -66,7 +88,7 @@ class Predictor:
             CheckpointError: If the model gives NaN or infinite outputs, or its classes are not as many as its names.
         """
         batch_BCHW = torch.stack([self.transform(image) for image in images])
-        logits_BK = self.model(batch_BCHW.to(self.device)).float().cpu()
+        logits_BK: Tensor = self.model(batch_BCHW.to(self.device)).float().cpu()
         if not torch.isfinite(logits_BK).all():
             raise CheckpointError(
                 "The model's outputs are not finite: its weights are damaged. Use another checkpoint."
@@ -81,24 +103,17 @@ class Predictor:
         """Turn the probabilities (K,) of one image into the result of `inference_model`."""
         values = scores_K.tolist()
         order = scores_K.argsort(descending=True, stable=True)[: top_k or 1].tolist()
-        best = [{"label": label, "class": self._name(label), "score": values[label]} for label in order]
-        result: dict[str, Any] = {
-            "pred_scores": values,
-            "pred_label": best[0]["label"],
-            "pred_score": best[0]["score"],
-            "pred_class": best[0]["class"],
-        }
+        names = self.classes or range(len(values))
+        best = [{"label": label, "class": str(names[label]), "score": values[label]} for label in order]
+        result = {"pred_scores": values, **{f"pred_{key}": best[0][key] for key in ("label", "score", "class")}}
         return result if top_k is None else {**result, "top_k": best}
-
-    def _name(self, label: int) -> str:
-        return str(label) if self.classes is None else self.classes[label]
 
 
 def inference_model(
-    model_or_checkpoint: nn.Module | str | os.PathLike[str],
+    model_or_checkpoint: nn.Module | ImagePath,
     image_or_images: ImageInput | Sequence[ImageInput],
     *,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: ImagePath | None = None,
     top_k: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any] | list[dict[str, Any]]:
@@ -132,23 +147,64 @@ def inference_model(
     """
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k is {top_k}; ask for at least 1 class.")
-    results = []
-    with _predictor(model_or_checkpoint, checkpoint, device) as predictor:
-        sources: Sequence[ImageInput]
-        is_single = False
+    with _open_predictor(model_or_checkpoint, checkpoint, device) as predictor:
         if isinstance(image_or_images, str | os.PathLike) and Path(image_or_images).is_dir():
-            sources = list_images(image_or_images, predictor.channels)
-        elif isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
-            sources, is_single = [image_or_images], True
-        else:
-            sources = list(image_or_images)
-        for start in range(0, len(sources), _BATCH_SIZE):
-            images = [predictor.read(source) for source in sources[start : start + _BATCH_SIZE]]
-            results += [predictor.describe(scores_K, top_k) for scores_K in predictor.scores(images)]
-    return results[0] if is_single else results
+            image_or_images = list_images(image_or_images, predictor.channels)
+        if isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
+            return _classify(predictor, [image_or_images], top_k)[0]
+        return _classify(predictor, list(image_or_images), top_k)
 
 
-def load_predictor(checkpoint: str | os.PathLike[str], *, device: str = "auto") -> Predictor:
+def _classify(predictor: Predictor, sources: Sequence[ImageInput], top_k: int | None) -> list[dict[str, Any]]:
+    results = []
+    for start in range(0, len(sources), _BATCH_SIZE):
+        images = [predictor.read(source) for source in sources[start : start + _BATCH_SIZE]]
+        results += [predictor.describe(scores_K, top_k) for scores_K in predictor.scores(images)]
+    return results
+
+
+def _open_predictor(
+    model: nn.Module | ImagePath, checkpoint: ImagePath | None, device: str
+) -> AbstractContextManager[Predictor]:
+    """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
+    if isinstance(model, nn.Module):
+        if checkpoint is not None:
+            raise ConfigError(
+                "checkpoint= goes with a model's name; load weights into a model object with load_weights."
+            )
+        return _borrow(model, device)
+    if checkpoint is not None:
+        return nullcontext(load_predictor(checkpoint, device=device, variant=str(model)))
+    if str(model) in list_models() and not Path(model).exists():
+        raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
+    return nullcontext(load_predictor(model, device=device))
+
+
+@contextmanager
+def _borrow(model: nn.Module, device: str) -> Iterator[Predictor]:
+    """Put a model into evaluation mode on a device, and every module's mode and the device back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    used = home if device == "auto" else select_device(device)
+    try:
+        yield make_predictor(model.to(used).eval(), used)
+    finally:
+        model.to(home)
+        for module, mode in modes:
+            module.training = mode
+
+
+def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
+    """Wrap a model as `inference_model` uses it: see there for its attributes."""
+    defaults = {"img_size": getattr(model, "img_size", 224), "crop": True, "interpolation": "bicubic", **_IMAGENET}
+    arguments: dict[str, Any] = {**defaults, **(getattr(model, "eval_transform_args", None) or {})}
+    classes = getattr(model, "classes", None)
+    if isinstance(model, SwinTransformer) and not classes and (synsets := imagenet_classes(model.num_classes)):
+        classes = [imagenet_names()[synset] for synset in synsets]
+    return Predictor(model, make_eval_transform(**arguments), arguments["channels"], classes, device)
+
+
+def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None) -> Predictor:
     """Build the model of a weight file, with averaged weights where it has some.
 
     A checkpoint of this project says how its model is built and how images become its input. For other files the
@@ -157,44 +213,30 @@ def load_predictor(checkpoint: str | os.PathLike[str], *, device: str = "auto") 
     Args:
         checkpoint: File of a training run, or weights of any program that `swin.load_weights` knows.
         device: As for `inference_model`.
+        variant: Name of the model, as for `create_model`, if it is not to be read off the file.
 
     Raises:
         CheckpointError: If the file cannot be read, or holds no classifier.
     """
     chosen = select_device(device)
     weights = read_weights(Path(checkpoint))
-    num_classes = _count_classes(weights)
-    cfg = config_from_dict(weights.config) if weights.config else None
-    model = build_model(cfg, num_classes) if cfg else SwinTransformer(**model_arguments(weights.tensors))
+    if "head.bias" not in weights.tensors:
+        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
+    num_classes = len(weights.tensors["head.bias"])
+    cfg = config_from_dict(weights.config) if weights.config and variant is None else None
+    if cfg:
+        model = build_model(cfg, num_classes)
+    elif variant is not None:
+        model = create_model(variant, num_classes=num_classes)
+    else:
+        model = SwinTransformer(**model_arguments(weights.tensors))
+        model.eval_transform_args = eval_transform_args(model)
     load_weights(model, weights, strict=True)
     model.to(chosen).eval()
     if cfg:
-        transform = build_eval_transform(cfg)
-        return Predictor(model, transform, cfg.MODEL.SWIN.IN_CHANS, model.classes, chosen, cfg.DATA.EXIF)
-    model.eval_transform_args = eval_transform_args(model)
-    return _swin_predictor(model, chosen)
-
-
-def _count_classes(weights: Weights) -> int:
-    """Rows of a weight file's head; CheckpointError if it has none."""
-    if "head.bias" not in weights.tensors:
-        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
-    return len(weights.tensors["head.bias"])
-
-
-def _swin_predictor(model: SwinTransformer, place: torch.device) -> Predictor:
-    return Predictor(model, *_input_of(model), model.classes or _imagenet_names(model.num_classes), place)
-
-
-def _imagenet_names(num_classes: int) -> list[str] | None:
-    """English names of ImageNet's classes; None if it does not have that many."""
-    from timm.data import ImageNetInfo  # slow to import
-
-    synsets = imagenet_classes(num_classes)
-    if synsets is None:
-        return None
-    info = ImageNetInfo("imagenet-1k" if num_classes == 1000 else "imagenet-21k-goog")
-    return [info.label_name_to_description(synset) for synset in synsets]
+        channels, exif = cfg.MODEL.SWIN.IN_CHANS, cfg.DATA.EXIF
+        return Predictor(model, build_eval_transform(cfg), channels, model.classes, chosen, exif)
+    return make_predictor(model, chosen)
 
 
 def list_images(folder: str | os.PathLike[str], channels: int = 3) -> list[Path]:
@@ -214,96 +256,3 @@ def list_images(folder: str | os.PathLike[str], channels: int = 3) -> list[Path]
     if not images:
         raise DataError(f"{root} holds no images: expected files that end in {', '.join(extensions)}.")
     return images
-
-
-def read_image(source: ImageInput, channels: int = 3, *, exif: bool = False) -> Image.Image | Tensor:
-    """Turn one input of `inference_model` into an image with its pixels in memory.
-
-    Args:
-        source: A file, a PIL image or an array.
-        channels: What files are decoded to; pictures and arrays keep theirs until the transform.
-        exif: Whether files are turned as their EXIF orientation says.
-
-    Returns:
-        A PIL image; for channels other than 1, 3 and 4 uint8 (channels, H, W).
-
-    Raises:
-        DataError: If the file cannot be decoded, or the array is not an image.
-    """
-    if isinstance(source, Image.Image):
-        try:
-            source.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
-        return source
-    if not isinstance(source, np.ndarray):
-        name = os.fspath(source)
-        return open_input(read_file(name), channels=channels, name=name, exif=exif)
-    wanted = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA" if channels in MODES else f"(H, W, {channels})"
-    counts = (1, 3, 4) if channels in MODES else (channels,)
-    is_grey = source.ndim == 2 and channels in MODES
-    is_image = is_grey or (source.ndim == 3 and source.shape[2] in counts)
-    if source.dtype != np.uint8 or not is_image or source.size == 0:
-        raise DataError(
-            f"An array of shape {source.shape} and type {source.dtype} is not an image: "
-            f"expected uint8 of shape {wanted}."
-        )
-    if channels not in MODES:
-        return torch.from_numpy(source.copy()).permute(2, 0, 1)
-    return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
-
-
-@contextmanager
-def _predictor(
-    model: nn.Module | str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None, device: str
-) -> Iterator[Predictor]:
-    """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
-    if isinstance(model, nn.Module):
-        if checkpoint is not None:
-            raise ConfigError(
-                "checkpoint= goes with a model's name; load weights into a model object with load_weights."
-            )
-        with _borrowed(model, device) as place:
-            if isinstance(model, SwinTransformer):
-                yield _swin_predictor(model, place)
-            else:
-                yield Predictor(model, *_input_of(model), getattr(model, "classes", None), place)
-    elif checkpoint is not None:
-        weights = read_weights(Path(checkpoint))
-        created = create_model(str(model), num_classes=_count_classes(weights))
-        load_weights(created, weights, strict=True)
-        place = select_device(device)
-        yield _swin_predictor(created.to(place).eval(), place)
-    elif str(model) in list_models() and not Path(model).exists():
-        raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
-    else:
-        yield load_predictor(model, device=device)
-
-
-@contextmanager
-def _borrowed(model: nn.Module, device: str) -> Iterator[torch.device]:
-    """Put a model into evaluation mode on a device, and every module's mode and the device back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    place = home if device == "auto" else select_device(device)
-    try:
-        model.to(place).eval()
-        yield place
-    finally:
-        model.to(home)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _input_of(model: nn.Module) -> tuple[Callable[[Image.Image | Tensor], Tensor], int]:
-    """Transform and channel count for a model object."""
-    defaults: dict[str, Any] = {
-        "img_size": getattr(model, "img_size", 224),
-        "crop": True,
-        "interpolation": "bicubic",
-        "mean": _IMAGENET_MEAN,
-        "std": _IMAGENET_STD,
-        "channels": 3,
-    }
-    arguments = {**defaults, **(getattr(model, "eval_transform_args", None) or {})}
-    return make_eval_transform(**arguments), arguments["channels"]

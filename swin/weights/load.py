@@ -69,9 +69,9 @@ def load_weights(
         source: a `.pth` or `.safetensors` file, a state dict in any format and wrapper, or what `read_weights` gave.
         source_format: official, timm, torchvision or mmpretrain; None to detect it.
         prefer_ema: take averaged weights where the file has some.
-        min_matched: smallest share, in [0, 1], of the tensors in the model's layers that the file must have, and of the
-            file's that the model must have. One tensor of each block is 8%, so that by default a file with, say, other
-            numbers of heads is refused.
+        min_matched: smallest fraction, in [0, 1], of the tensors in the model's layers that the file must have, and of
+            the file's that the model must have. One tensor of each block is 8%, so that by default a file with, say,
+            other numbers of heads is refused.
         strict: accept only weights of exactly this model. The head may have other rows or another order if every class
             of the model is found in it by name.
 
@@ -83,20 +83,17 @@ def load_weights(
     report = LoadReport(source.format)
     if source.is_averaged:
         report.notes.append("the averaged (EMA) weights of the file")
-    tensors = source.tensors
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report)
     if strict:
         _check_classes(model, source, rows)
-        load_strictly(model, {**tensors, **head}, source.name)
+        load_strictly(model, {**source.tensors, **head}, source.name)
         report.loaded = [name for name in model.state_dict() if name not in report.resized]
     else:
-        fitted = _fit_body(model, tensors, report)
-        _check_share(model, tensors, fitted, source.name, min_matched)
+        fitted = _fit_body(model, source, report, min_matched)
         model.load_state_dict({**fitted, **head}, strict=False)
-        own = model.state_dict()
-        report.initialised += [name for name in own if name not in fitted and name not in head]
-        report.dropped += [name for name in tensors if name not in fitted and name not in head]
+        report.initialised = [name for name in model.state_dict() if name not in fitted and name not in head]
+        report.dropped = [name for name in source.tensors if name not in fitted and name not in head]
     if model.classes is None and source.classes and rows == list(range(len(source.classes))):
         model.classes = source.classes
     return report
@@ -113,10 +110,9 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
     weights = {name: value for name, value in weights.items() if not name.endswith(DERIVED_BUFFERS)}
     own = model.state_dict()
     problems = []
-    if missing := sorted(own.keys() - weights.keys()):
-        problems.append(f"{len(missing)} missing ({', '.join(missing[:3])}, ...)")
-    if unexpected := sorted(weights.keys() - own.keys()):
-        problems.append(f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}, ...)")
+    for kind, names in (("missing", own.keys() - weights.keys()), ("unexpected", weights.keys() - own.keys())):
+        if names:
+            problems.append(f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}, ...)")
     for name in sorted(own.keys() & weights.keys()):
         if own[name].shape != weights[name].shape:
             problems.append(f"{name} is {tuple(weights[name].shape)} there, {tuple(own[name].shape)} here")
@@ -128,22 +124,37 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
     model.load_state_dict(weights)
 
 
-def _fit_body(model: SwinTransformer, tensors: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
-    """The file's tensors for all but the head, resized where there is a way."""
+def _fit_body(model: SwinTransformer, source: Weights, report: LoadReport, min_matched: float) -> dict[str, Tensor]:
+    """The file's tensors for all but the head, resized where there is a way.
+
+    Raises:
+        CheckpointError: too few tensors of the layers go together, counted on either side.
+    """
+    own = model.state_dict()
     fitted: dict[str, Tensor] = {}
     changes: Counter[str] = Counter()
-    for name, own in model.state_dict().items():
-        value = tensors.get(name)
-        if value is None or name in _HEAD:
-            continue
-        if value.shape == own.shape:
+    for name in [name for name in own if name in source.tensors and name not in _HEAD]:
+        value = source.tensors[name]
+        if value.shape == own[name].shape:
             fitted[name] = value
             report.loaded.append(name)
-        elif resized := resize_to(name, value, own.shape, model.grid_size):
+        elif resized := resize_to(name, value, own[name].shape, model.grid_size):
             fitted[name], words = resized
             report.resized.append(name)
             changes[f"{name.rpartition('attn.')[2]}: {words}"] += 1
     report.notes += [f"resized {count} x {change}" for change, count in changes.items()]
+    needed, offered = (
+        [n for n in names if n.startswith(("patch_embed.", "layers."))] for names in (own, source.tensors)
+    )
+    missing = [name for name in needed if name not in fitted]
+    num_fitted = len(needed) - len(missing)
+    if num_fitted < min_matched * max(len(needed), len(offered)):
+        missing = missing or [name for name in offered if name not in fitted]
+        raise CheckpointError(
+            f"{source.name} does not fit the model: {num_fitted} of the model's {len(needed)} tensors and the file's "
+            f"{len(offered)} in patch embedding and layers go together; at least {min_matched:.0%} are needed. It most "
+            f"likely belongs to another architecture; the first that differ: {', '.join(missing[:3])}."
+        )
     return fitted
 
 
@@ -155,14 +166,13 @@ def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
     weight, bias = (source.tensors[name] for name in _HEAD)
     if weight.ndim != 2 or weight.shape[1] != own["head.weight"].shape[1] or bias.shape != weight.shape[:1]:
         return []
-    num_source = len(bias)
-    if model.classes is None and num_source == model.num_classes:
-        return list(range(num_source))
+    if model.classes is None and len(bias) == model.num_classes:
+        return list(range(len(bias)))
     ours = model.classes or imagenet_classes(model.num_classes)
-    theirs = source.classes or imagenet_classes(num_source)
+    theirs = source.classes or imagenet_classes(len(bias))
     if ours and theirs:
         return match_classes(theirs, ours)
-    return list(range(num_source)) if num_source == model.num_classes else [None] * model.num_classes
+    return list(range(len(bias))) if len(bias) == model.num_classes else [None] * model.num_classes
 
 
 def _fit_head(model: SwinTransformer, source: Weights, rows: list[int | None], report: LoadReport) -> dict[str, Tensor]:
@@ -172,19 +182,18 @@ def _fit_head(model: SwinTransformer, source: Weights, rows: list[int | None], r
         if rows:
             report.notes.append(f"head: none of the {len(rows)} classes is in the file")
         return {}
-    is_whole = len(found) == len(rows)
-    same_size = len(rows) == len(source.tensors["head.bias"])
-    (report.loaded if is_whole and same_size else report.resized).extend(_HEAD)
-    if not (is_whole and same_size and all(target == row for target, row in found.items())):
+    num_source = len(source.tensors["head.bias"])
+    is_whole = len(found) == len(rows) == num_source
+    (report.loaded if is_whole else report.resized).extend(_HEAD)
+    if not (is_whole and all(target == row for target, row in found.items())):
         report.notes.append(
-            f"head: {len(found)} of {len(rows)} rows mapped by class name from the file's "
-            f"{len(source.tensors['head.bias'])}; {len(rows) - len(found)} initialised anew"
+            f"head: {len(found)} of {len(rows)} rows mapped by class name from the file's {num_source}; "
+            f"{len(rows) - len(found)} initialised anew"
         )
-    head = {}
-    for name, own in model.state_dict().items():
-        if name in _HEAD:
-            head[name] = own.clone()
-            head[name][list(found)] = source.tensors[name][list(found.values())].to(own)
+    own = model.state_dict()
+    head = {name: own[name].clone() for name in _HEAD}
+    for name, value in head.items():
+        value[list(found)] = source.tensors[name][list(found.values())].to(value)
     return head
 
 
@@ -196,21 +205,4 @@ def _check_classes(model: SwinTransformer, source: Weights, rows: list[int | Non
         raise CheckpointError(
             f"{len(lacking)} of the {len(rows)} classes of the data are not in {source.name}, the first is "
             f"{model.classes[lacking[0]]!r}; use data with its classes, or --pretrained to train a new head."
-        )
-
-
-def _check_share(
-    model: SwinTransformer, tensors: Mapping[str, Tensor], fitted: Mapping[str, Tensor], name: str, smallest: float
-) -> None:
-    """Refuse a file that shares too few tensors of the layers with the model, counted on either side."""
-    body = ("patch_embed.", "layers.")
-    needed = [key for key in model.state_dict() if key.startswith(body)]
-    offered = [key for key in tensors if key.startswith(body)]
-    num_fitted = sum(key in fitted for key in needed)
-    if num_fitted < smallest * max(len(needed), len(offered)):
-        missing = [key for key in needed if key not in fitted] or [key for key in offered if key not in fitted]
-        raise CheckpointError(
-            f"{name} does not fit the model: {num_fitted} of the model's {len(needed)} tensors and the file's "
-            f"{len(offered)} in patch embedding and layers go together; at least {smallest:.0%} are needed. It most "
-            f"likely belongs to another architecture; the first that differ: {', '.join(missing[:3])}."
         )

@@ -9,7 +9,7 @@ from torch import nn
 from swin.config import config_to_dict, load_config
 from swin.create import build_model, create_model
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.inference import _input_of, inference_model, list_images, load_predictor
+from swin.inference import inference_model, list_images, load_predictor, make_predictor
 from swin.models import VARIANTS, Variant
 
 KEYS = {"pred_scores", "pred_label", "pred_score", "pred_class"}
@@ -202,7 +202,7 @@ def test_weights_of_other_programs_tell_the_model_by_their_shapes(nano):
 def test_models_for_384_px_see_the_whole_image(nano):
     def transform(img_size):
         model = create_model("nano", num_classes=1, img_size=img_size)
-        return _input_of(model)[0]
+        return make_predictor(model, torch.device("cpu")).transform
 
     image = Image.new("RGB", (500, 500), "black")
     image.paste("white", (0, 0, 500, 10))  # a bar at the top, which a central crop leaves out
