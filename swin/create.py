@@ -26,13 +26,12 @@ def create_model(name: str, *, pretrained: str | Path | None = None, **changes: 
         ConfigError: unknown name or argument, or numbers that do not fit together.
         CheckpointError: the weight file cannot be used.
     """
-    arguments = find_variant(name).arguments()
-    known = inspect.signature(SwinTransformer).parameters
+    variant, known = vars(find_variant(name)), inspect.signature(SwinTransformer).parameters
     for argument in changes:
         if argument not in known:
             near = get_close_matches(argument, known, n=1, cutoff=0.0)
             raise ConfigError(f"create_model has no argument '{argument}'; did you mean '{near[0]}'?")
-    model = SwinTransformer(**{**arguments, **changes})
+    model = SwinTransformer(**{key: value for key, value in {**variant, **changes}.items() if key in known})
     model.eval_transform_args = eval_transform_args(model)
     if pretrained is not None:
         load_weights(model, pretrained)

@@ -53,16 +53,7 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
     temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
     try:
         _write(temporary, from_native(source.tensors, to, img_size=size), to, source.classes)
-        written = read_weights(temporary, source_format=to)
-        image = torch.randn(1, arguments["in_chans"], *size, generator=torch.Generator().manual_seed(0))
-        compared = [_logits(weights, arguments, image) for weights in (source, written)]
-        difference = float((compared[0][0] - compared[1][0]).abs().max())
-        largest = float(compared[0][0].abs().max())
-        if difference > _TOLERANCE * max(largest, 1e-6):
-            raise CheckpointError(
-                f"logits differ by {difference:.1e}, the largest being {largest:.1e}: {source.name} is not the "
-                f"{source.format} model that it seems to be. Nothing was written."
-            )
+        comparison = _compare(source, read_weights(temporary, source_format=to), arguments, size)
         temporary.replace(output)
     except OSError as error:
         raise CheckpointError(
@@ -72,13 +63,25 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
         temporary.unlink(missing_ok=True)
     shape = ", ".join(f"{name} {arguments[name]}" for name in ("embed_dim", "depths", "num_heads", "window_size"))
     numbers = sum(value.numel() for value in source.tensors.values())
-    return "\n".join(
-        [
-            f"{source.name} ({source.format}{', averaged weights' if source.is_averaged else ''}) -> {output} ({to})",
-            f"{numbers:,} parameters: {shape}, {arguments['in_chans']} channels, {arguments['num_classes']} classes",
-            f"largest logit difference on a {size[0]} x {size[1]} image, {compared[0][1]} against {compared[1][1]}: "
-            f"{difference:.1e} (largest logit {largest:.1e})",
-        ]
+    return (
+        f"{source.name} ({source.format}{', averaged weights' if source.is_averaged else ''}) -> {output} ({to})\n"
+        f"{numbers:,} parameters: {shape}, {arguments['in_chans']} channels, {arguments['num_classes']} classes\n"
+        f"{comparison}"
+    )
+
+
+def _compare(source: Weights, written: Weights, arguments: Mapping[str, Any], size: tuple[int, int]) -> str:
+    image = torch.randn(1, arguments["in_chans"], *size, generator=torch.Generator().manual_seed(0))
+    (logits, before), (converted, after) = (_logits(weights, arguments, image) for weights in (source, written))
+    difference, largest = float((logits - converted).abs().max()), float(logits.abs().max())
+    if difference > _TOLERANCE * max(largest, 1e-6):
+        raise CheckpointError(
+            f"logits differ by {difference:.1e}, the largest being {largest:.1e}: {source.name} is not the "
+            f"{source.format} model that it seems to be. Nothing was written."
+        )
+    return (
+        f"largest logit difference on a {size[0]} x {size[1]} image, {before} against {after}: "
+        f"{difference:.1e} (largest logit {largest:.1e})"
     )
 
 
@@ -92,6 +95,7 @@ def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | Non
     Returns:
         The model; None where the program is not installed.
     """
+    # The programs are imported late: each takes seconds, and only one is needed.
     shared = {name: arguments[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio", "num_classes")}
     if format_name == "timm":
         from timm.models.swin_transformer import SwinTransformer as TimmSwin
@@ -114,27 +118,20 @@ def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, about parts that are not used
         models = import_module("mmpretrain.models")
-    channels, depths = arguments["embed_dim"], arguments["depths"]
+    channels, depths, num_classes = (arguments[name] for name in ("embed_dim", "depths", "num_classes"))
     backbone = {
         "type": "SwinTransformer",
         "arch": {"embed_dims": channels, "depths": depths, "num_heads": arguments["num_heads"]},
-        "img_size": arguments["img_size"],
-        "patch_size": arguments["patch_size"],
+        **{name: arguments[name] for name in ("img_size", "patch_size", "window_size")},
         "in_channels": arguments["in_chans"],
-        "window_size": arguments["window_size"],
         "use_abs_pos_embed": arguments["ape"],
         "drop_path_rate": 0.0,
         "out_indices": (len(depths) - 1,),
         "stage_cfgs": {"block_cfgs": {"ffn_ratio": arguments["mlp_ratio"]}},
     }
-    head = {
-        "type": "LinearClsHead",
-        "num_classes": arguments["num_classes"],
-        "in_channels": channels * 2 ** (len(depths) - 1),
-    }
-    peer: nn.Module = models.ImageClassifier(
-        backbone=backbone, neck={"type": "GlobalAveragePooling"}, head=head if arguments["num_classes"] else None
-    )
+    head = {"type": "LinearClsHead", "num_classes": num_classes, "in_channels": channels * 2 ** (len(depths) - 1)}
+    neck = {"type": "GlobalAveragePooling"}
+    peer: nn.Module = models.ImageClassifier(backbone=backbone, neck=neck, head=head if num_classes else None)
     return peer
 
 
@@ -148,18 +145,16 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
     try:
         peer = None if weights.format == "official" else make_peer(weights.format, arguments)
         if peer is None:
-            words = "this project's model"
-            if weights.format != "official":
-                words += f" ({weights.format} is not installed)"
-            peer, tensors = SwinTransformer(**{**arguments, "drop_path_rate": 0.0}), weights.tensors
+            absent = "" if weights.format == "official" else f" ({weights.format} is not installed)"
+            tensors, words = weights.tensors, f"this project's model{absent}"
+            peer = SwinTransformer(**{**arguments, "drop_path_rate": 0.0})
         _load(peer, tensors)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CheckpointError(
             f"{words} cannot hold the weights of {weights.name}: {' '.join(str(error).split())[:300]}. "
             "Choose a program that has this architecture."
         ) from None
-    peer.eval()
-    output = peer(image, mode="tensor") if words == "mmpretrain's model" else peer(image)
+    output = peer.eval()(image, **({"mode": "tensor"} if words == "mmpretrain's model" else {}))
     return (output[-1] if isinstance(output, tuple) else output), words
 
 
@@ -193,37 +188,26 @@ def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes:
         raise OSError(str(error).splitlines()[0]) from None
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; every error is one message."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.convert_weights", description="Convert weights of Swin Transformers between programs."
     )
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE", help=".pth or .safetensors file")
+    for flag in ("--input", "--output"):
+        parser.add_argument(flag, required=True, type=Path, metavar="FILE", help=".pth or .safetensors file")
     parser.add_argument("--from", dest="source", choices=FORMATS, help="format of the input; detected by default")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of the output")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help=".pth or .safetensors file")
-    parser.add_argument(
-        "--img-size",
-        type=int,
-        nargs="+",
-        metavar="PIXELS",
-        help="side, or height and width, of the images; by default the side that makes the last stage one window",
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; every error is one message."""
-    arguments = parse_arguments(argv)
+    size_help = "side, or height and width, of the images; by default the side that makes the last stage one window"
+    parser.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", default=[], help=size_help)
+    arguments = parser.parse_args(argv)
+    sides = arguments.img_size
     try:
         if arguments.output.suffix not in (".pth", ".safetensors"):
             raise CheckpointError(f"--output {arguments.output} ends in neither .pth nor .safetensors.")
-        sides = arguments.img_size or []
         if len(sides) > 2 or any(side < 1 for side in sides):
             raise CheckpointError(f"--img-size takes a side, or height and width, in pixels, not {sides}.")
-        size = (sides[0], sides[-1]) if sides else None
         source = read_weights(arguments.input, source_format=arguments.source)
-        print(convert(source, arguments.to, arguments.output, size))
+        print(convert(source, arguments.to, arguments.output, (sides[0], sides[-1]) if sides else None))
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -6,6 +6,7 @@ python -m tools.model_zoo --format markdown
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,14 +16,7 @@ from swin.models import VARIANTS, count_flops, count_module_flops, count_paramet
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEADER = (
-    "model",
-    "image",
-    "window",
-    "parameters",
-    "FLOPs",
-    "FLOPs (mmpretrain)",
-    "top-1",
-    "top-5",
+    *("model", "image", "window", "parameters", "FLOPs", "FLOPs (mmpretrain)", "top-1", "top-5"),
     "recipes in configs/",
 )
 NOTES = (
@@ -33,25 +27,17 @@ NOTES = (
 )
 
 
+@cache  # counting takes seconds
 def rows() -> list[tuple[str, ...]]:
     """One row of text a variant, in the order of `HEADER`; FLOPs and parameters are counted, not copied."""
     table: list[tuple[str, ...]] = []
     for name, variant in VARIANTS.items():
         with torch.device("meta"):  # counting needs no memory for the weights
             model = create_model(name)
-        table.append(
-            (
-                name,
-                str(variant.img_size),
-                str(variant.window_size),
-                f"{count_parameters(model) / 1e6:.2f}M",
-                f"{count_flops(model, *model.img_size) / 1e9:.2f}G",
-                f"{count_module_flops(model, *model.img_size) / 1e9:.2f}G",
-                "" if variant.top1 is None else str(variant.top1),
-                "" if variant.top5 is None else str(variant.top5),
-                ", ".join(recipes(name)),
-            )
-        )
+        flops = (count(model, *model.img_size) for count in (count_flops, count_module_flops))
+        sizes = (str(variant.img_size), str(variant.window_size), f"{count_parameters(model) / 1e6:.2f}M")
+        accuracies = ("" if top is None else str(top) for top in (variant.top1, variant.top5))
+        table.append((name, *sizes, *(f"{count / 1e9:.2f}G" for count in flops), *accuracies, ", ".join(recipes(name))))
     return table
 
 

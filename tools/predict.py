@@ -20,22 +20,22 @@ from swin.inference import Predictor, list_images, load_predictor
 Row = dict[str, Any]
 
 
-def predict_files(predictor: Predictor, files: Sequence[Path], *, batch_size: int, top_k: int) -> Iterator[Row]:
-    """Yield one row a file, in order: `file` with the keys of `inference_model` and `top_k`, or `file` with `error`."""
+def predict_files(
+    predictor: Predictor, files: Sequence[Path], batch_size: int, top_k: int, errors: list[DataError]
+) -> Iterator[Row]:
+    """Yield one row a file, in order: `file` with the keys of `inference_model`, or with `error`, added to `errors`."""
     for start in range(0, len(files), batch_size):
-        rows: list[Row] = []
+        rows: list[Row] = [{"file": str(path)} for path in files[start : start + batch_size]]
         images = []
-        for path in files[start : start + batch_size]:
-            row: Row = {"file": str(path)}
-            rows.append(row)
+        for row in rows:
             try:
-                images.append(predictor.read(path))
+                images.append(predictor.read(row["file"]))
             except DataError as error:
                 row["error"] = str(error)
+                errors.append(error)
         readable = [row for row in rows if "error" not in row]
-        if images:
-            for row, scores_K in zip(readable, predictor.scores(images), strict=True):
-                row.update(predictor.describe(scores_K, top_k))
+        for row, scores_K in zip(readable, predictor.scores(images) if images else (), strict=True):
+            row.update(predictor.describe(scores_K, top_k))
         yield from rows
 
 
@@ -68,7 +68,7 @@ def print_csv(rows: Iterator[Row]) -> None:
 _PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
 
     def positive(text: str) -> int:
@@ -94,18 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
     predictor = load_predictor(arguments.checkpoint, device=arguments.device)
     files = list_images(source, predictor.channels) if source.is_dir() else [source]
-    bad = 0
-
-    def counted() -> Iterator[Row]:
-        nonlocal bad
-        for row in predict_files(predictor, files, batch_size=arguments.batch_size, top_k=arguments.top_k):
-            bad += "error" in row
-            yield row
-
-    _PRINTERS[arguments.format](counted())
-    if bad:
-        print(f"error: {bad} of {len(files)} files could not be read; the output names them.", file=sys.stderr)
-    return DataError.exit_code if bad else 0
+    errors: list[DataError] = []
+    _PRINTERS[arguments.format](predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors))
+    if errors:
+        print(f"error: {len(errors)} of {len(files)} files could not be read; the output names them.", file=sys.stderr)
+    return DataError.exit_code if errors else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,9 +1,8 @@
 """Keeping parts of a model as they are during training."""
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-
-from torch import nn
 
 from swin.errors import ConfigError
 from swin.models.swin import SwinTransformer
@@ -32,26 +31,20 @@ def freeze(model: SwinTransformer, parts: Iterable[int | str]) -> list[str]:
         pattern = f"layers.{part}" if isinstance(part, int) else part
         found = {name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")}
         if not found:
+            tops = dict.fromkeys(re.findall(r"^(?:layers\.)?\w+", "\n".join(names), re.MULTILINE))
             raise ConfigError(
                 f"TRAIN.FREEZE: {part!r} names no parameter of this model; expected a stage's number or a pattern for "
-                f"names below {', '.join(_tops(names))}, such as layers.0.blocks.1 or *.attn.*."
+                f"names below {', '.join(tops)}, such as layers.0.blocks.1 or *.attn.*."
             )
         chosen |= found
     for name in chosen:
         model.get_parameter(name).requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("TRAIN.FREEZE freezes every parameter: leave at least the head to train.")
-    model.frozen_parts = [name for name, module in model.named_modules() if _is_frozen(module)]
+    model.frozen_parts = [
+        name
+        for name, module in model.named_modules()
+        if (flags := [parameter.requires_grad for parameter in module.parameters()]) and not any(flags)
+    ]
     model.train(model.training)
     return [name for name in names if name in chosen]
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    flags = [parameter.requires_grad for parameter in module.parameters()]
-    return bool(flags) and not any(flags)
-
-
-def _tops(names: Iterable[str]) -> list[str]:
-    """The parts that the names begin with, in order: patch_embed, layers.0, layers.1, ..., norm, head."""
-    tops = (".".join(name.split(".")[: 2 if name.startswith("layers.") else 1]) for name in names)
-    return list(dict.fromkeys(tops))

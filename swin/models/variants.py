@@ -1,6 +1,5 @@
 """The one table of model variants, and their names here, in the official repository and in timm."""
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -8,7 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from swin.errors import ConfigError
-from swin.models.swin import SwinTransformer
 
 
 @dataclass(frozen=True)
@@ -16,13 +14,9 @@ class Variant:
     """One published model and its result.
 
     Attributes:
-        embed_dim: channels of the first stage.
-        depths: blocks in each stage.
-        num_heads: heads in each stage.
-        window_size: side of a window in tokens.
+        embed_dim: like the others down to `num_classes`, the argument of `SwinTransformer`.
         img_size: side of an image in pixels.
         drop_path_rate: stochastic depth of the recipe.
-        num_classes: outputs of the head.
         official: name in the official repository; empty where it has none.
         top1: published accuracy in percent, None where there is none; top5 likewise.
     """
@@ -38,11 +32,6 @@ class Variant:
     top1: float | None = None
     top5: float | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `SwinTransformer`."""
-        names = inspect.signature(SwinTransformer).parameters
-        return {name: value for name, value in vars(self).items() if name in names}
-
 
 _TINY = Variant(96, (2, 2, 6, 2), (3, 6, 12, 24))
 _SMALL = Variant(96, (2, 2, 18, 2), (3, 6, 12, 24))
@@ -56,30 +45,26 @@ def _row(base: Variant, official: str, top1: float | None = None, top5: float | 
     return replace(base, official=official, top1=top1, top5=top5, **changes)
 
 
-def _row_22k(base: Variant, official: str, **changes: Any) -> Variant:
-    return _row(base, official, num_classes=21_841, **changes)
-
-
 # Source: tables 1 and 7 of arXiv 2103.14030, the official repository's configs and model list, mmpretrain's for CUB.
 # Each name with a recipe is the name of its file in configs/.
 VARIANTS: dict[str, Variant] = {
     "swin_tiny": _row(_TINY, "swin_tiny_patch4_window7_224", 81.2, 95.5),
-    "swin_tiny_22k": _row_22k(_TINY, "swin_tiny_patch4_window7_224_22k", drop_path_rate=0.1),
+    "swin_tiny_22k": _row(_TINY, "swin_tiny_patch4_window7_224_22k", num_classes=21_841, drop_path_rate=0.1),
     "swin_tiny_22kto1k": _row(_TINY, "swin_tiny_patch4_window7_224_22kto1k_finetune", 80.9, 96.0, drop_path_rate=0.1),
     "swin_tiny_c24_256": _row(_TINY_C24, "swin_tiny_c24_patch4_window8_256", 81.6, 95.7),
     "swin_small": _row(_SMALL, "swin_small_patch4_window7_224", 83.2, 96.2, drop_path_rate=0.3),
-    "swin_small_22k": _row_22k(_SMALL, "swin_small_patch4_window7_224_22k"),
+    "swin_small_22k": _row(_SMALL, "swin_small_patch4_window7_224_22k", num_classes=21_841),
     "swin_small_22kto1k": _row(_SMALL, "swin_small_patch4_window7_224_22kto1k_finetune", 83.2, 97.0),
     "swin_base": _row(_BASE, "swin_base_patch4_window7_224", 83.5, 96.5, drop_path_rate=0.5),
     "swin_base_384": _row(_BASE_384, "swin_base_patch4_window12_384_finetune", 84.5, 97.0, drop_path_rate=0.5),
-    "swin_base_22k": _row_22k(_BASE, "swin_base_patch4_window7_224_22k"),
-    "swin_base_384_22k": _row_22k(_BASE_384, "swin_base_patch4_window12_384_22k"),
+    "swin_base_22k": _row(_BASE, "swin_base_patch4_window7_224_22k", num_classes=21_841),
+    "swin_base_384_22k": _row(_BASE_384, "swin_base_patch4_window12_384_22k", num_classes=21_841),
     "swin_base_22kto1k": _row(_BASE, "swin_base_patch4_window7_224_22kto1k_finetune", 85.2, 97.5),
     "swin_base_384_22kto1k": _row(_BASE_384, "swin_base_patch4_window12_384_22kto1k_finetune", 86.4, 98.0),
     "swin_large": _row(_LARGE, "swin_large_patch4_window7_224"),
     "swin_large_384": _row(_LARGE_384, "swin_large_patch4_window12_384"),
-    "swin_large_22k": _row_22k(_LARGE, "swin_large_patch4_window7_224_22k"),
-    "swin_large_384_22k": _row_22k(_LARGE_384, "swin_large_patch4_window12_384_22k"),
+    "swin_large_22k": _row(_LARGE, "swin_large_patch4_window7_224_22k", num_classes=21_841),
+    "swin_large_384_22k": _row(_LARGE_384, "swin_large_patch4_window12_384_22k", num_classes=21_841),
     "swin_large_22kto1k": _row(_LARGE, "swin_large_patch4_window7_224_22kto1k_finetune", 86.3, 97.9),
     "swin_large_384_22kto1k": _row(_LARGE_384, "swin_large_patch4_window12_384_22kto1k_finetune", 87.3, 98.2),
     "swin_large_384_cub200": _row(_LARGE_384, "", 91.87, num_classes=200),
