@@ -23,8 +23,8 @@ from swin.engine.precision import Precision
 from swin.engine.throughput import Action, Floor, peak_bytes
 from swin.errors import ConfigError
 from swin.models import SwinTransformer
+from swin.weights import model_arguments
 from swin.weights.formats import from_native
-from swin.weights.shapes import model_arguments
 from tools.convert_weights import make_peer
 
 PEERS = ("timm", "torchvision")

@@ -90,10 +90,7 @@ def _check_members(path: Path) -> None:
     """Check the directory of an archive, and the sums of all members but the tensors'.
 
     Of a member that looks like a folder torch may return memory as it finds it, and a packed one may have any size.
-
-    Raises:
-        ValueError: torch cannot have written it so.
-        Exception: whatever `zipfile` raises on damage.
+    Raises a ValueError for what torch cannot have written, and whatever `zipfile` raises on damage.
     """
     num_bytes = path.stat().st_size
     with zipfile.ZipFile(path) as archive:

@@ -63,11 +63,9 @@ def detect_format(names: Iterable[str]) -> str | None:
 
 
 def to_native(weights: Mapping[str, Tensor], format_name: str) -> dict[str, Tensor]:
-    """Weights of another program under native names and in native layout, without derived buffers.
+    """Weights of another program, whose names have no prefixes, under native names and in native layout.
 
-    Args:
-        weights: tensors by name, prefixes such as `backbone.` removed.
-        format_name: one of `FORMATS`.
+    Derived buffers are left out.
     """
     beginnings = {foreign: native for native, foreign in _beginnings(format_name, _count_stages(weights)).items()}
     inside = [(foreign, native) for native, foreign in _INSIDE.get(format_name, ())]
@@ -87,8 +85,6 @@ def from_native(
     """Native weights as another program's state dict, with the buffers that its strict loading asks for.
 
     Args:
-        weights: tensors by native name.
-        format_name: one of `FORMATS`.
         img_size: height and width in pixels that the official model is built for: its masks depend on them. None
             stands for the size whose last stage is one window.
 

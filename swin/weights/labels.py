@@ -19,11 +19,7 @@ def _imagenet_info(name: str) -> Any:
 
 
 def imagenet_classes(count: int) -> tuple[str, ...] | None:
-    """Synset ids of ImageNet's heads in their order: 1,000 rows, or 21,841 (Swin) or 21,843 of ImageNet-22K.
-
-    Returns:
-        The ids; None for any other number of classes.
-    """
+    """Synset ids of ImageNet's heads in their order: 1,000 rows, 21,841 (Swin) or 21,843 of ImageNet-22K; else None."""
     if count not in (1000, 21841, 21843):
         return None
     # Of timm's lists of ImageNet-22K this one has the order of the official head, whose last two rows it goes beyond.

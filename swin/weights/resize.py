@@ -11,12 +11,9 @@ from swin.weights.formats import table_window
 
 
 def resize_to(name: str, value: Tensor, shape: torch.Size, grid: tuple[int, int]) -> tuple[Tensor, str] | None:
-    """Fit a tensor to a shape by what its name says it is.
+    """Fit a tensor to the model's shape by what its native name says it is.
 
     Args:
-        name: native name.
-        value: the tensor of the file.
-        shape: the shape that the model needs.
         grid: (height, width) in patches of the model's absolute position embedding.
 
     Returns:
@@ -69,11 +66,9 @@ def _patch_weight(value: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None
         return None
     words = []
     old, new = value.shape[1], shape[1]
-    if new == 1 and old > 1:
-        value = value.sum(dim=1, keepdim=True)
-    elif new != old:
-        value = value[:, torch.arange(new) % old] * (old / new)
     if new != old:
+        grey = new == 1
+        value = value.sum(dim=1, keepdim=True) if grey else value[:, torch.arange(new) % old] * (old / new)
         words.append(f"{old} to {new} channels")
     old, new = value.shape[-1], shape[-1]
     if new != old:
