@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,35 +163,29 @@ def _classify(predictor: Predictor, sources: Sequence[ImageInput], top_k: int | 
     return results
 
 
-def _open_predictor(
-    model: nn.Module | ImagePath, checkpoint: ImagePath | None, device: str
-) -> AbstractContextManager[Predictor]:
+@contextmanager
+def _open_predictor(model: nn.Module | ImagePath, checkpoint: ImagePath | None, device: str) -> Iterator[Predictor]:
     """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
     if isinstance(model, nn.Module):
         if checkpoint is not None:
             raise ConfigError(
                 "checkpoint= goes with a model's name; load weights into a model object with load_weights."
             )
-        return _borrow(model, device)
-    if checkpoint is not None:
-        return nullcontext(load_predictor(checkpoint, device=device, variant=str(model)))
-    if str(model) in list_models() and not Path(model).exists():
+        modes = [(module, module.training) for module in model.modules()]
+        home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        used = home if device == "auto" else select_device(device)
+        try:
+            yield make_predictor(model.to(used).eval(), used)
+        finally:
+            model.to(home)
+            for module, mode in modes:
+                module.training = mode
+    elif checkpoint is not None:
+        yield load_predictor(checkpoint, device=device, variant=str(model))
+    elif str(model) in list_models() and not Path(model).exists():
         raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
-    return nullcontext(load_predictor(model, device=device))
-
-
-@contextmanager
-def _borrow(model: nn.Module, device: str) -> Iterator[Predictor]:
-    """Put a model into evaluation mode on a device, and every module's mode and the device back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    used = home if device == "auto" else select_device(device)
-    try:
-        yield make_predictor(model.to(used).eval(), used)
-    finally:
-        model.to(home)
-        for module, mode in modes:
-            module.training = mode
+    else:
+        yield load_predictor(model, device=device)
 
 
 def make_predictor(model: nn.Module, device: torch.device) -> Predictor:

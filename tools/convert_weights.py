@@ -174,16 +174,16 @@ def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes:
         OSError: the file cannot be written.
     """
     state = {name: value.contiguous() for name, value in tensors.items()}
-    content: dict[str, Any] = dict(state)
-    if format_name == "official":
-        content = {"model": state, **({"classes": list(classes)} if classes else {})}
-    elif format_name == "mmpretrain":
-        content = {"state_dict": state, "meta": {"dataset_meta": {"classes": list(classes)}} if classes else {}}
+    named = {"classes": list(classes)} if classes else {}
+    wrapped = {
+        "official": {"model": state, **named},
+        "mmpretrain": {"state_dict": state, "meta": {"dataset_meta": named} if classes else {}},
+    }
     try:
         if path.suffix == ".safetensors":
             save_file({name: value.clone() for name, value in state.items()}, path, metadata={"format": "pt"})
         else:
-            torch.save(content, path)
+            torch.save(wrapped.get(format_name, state), path)
     except (RuntimeError, SafetensorError) as error:  # their words for a full disk or a missing folder
         raise OSError(str(error).splitlines()[0]) from None
 

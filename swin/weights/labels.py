@@ -60,14 +60,11 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | No
     def find(label: str) -> int | None:
         if label in rows:
             return rows[label]
-        for index in (first, other):
-            for name in _names(label):
-                found = index.get(name, set())
-                if _SYNSET.fullmatch(label):
-                    found = {row for row in found if not _SYNSET.fullmatch(source[row])}
-                if found:
-                    return next(iter(found)) if len(found) == 1 else None
-        return None
+        found_by_name = (index.get(name, set()) for index in (first, other) for name in _names(label))
+        if _SYNSET.fullmatch(label):
+            found_by_name = ({r for r in found if not _SYNSET.fullmatch(source[r])} for found in found_by_name)
+        found = next(filter(None, found_by_name), set())
+        return next(iter(found)) if len(found) == 1 else None
 
     return [find(label) for label in target]
 

@@ -84,9 +84,8 @@ def load_weights(
     if source.is_averaged:
         report.notes.append("the averaged (EMA) weights of the file")
     rows = _head_rows(model, source)
-    head = _fit_head(model, source, rows, report)
+    head = _fit_head(model, source, rows, report, strict)
     if strict:
-        _check_classes(model, source, rows)
         load_strictly(model, {**source.tensors, **head}, source.name)
         report.loaded = [name for name in model.state_dict() if name not in report.resized]
     else:
@@ -175,9 +174,20 @@ def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
     return list(range(len(bias))) if len(bias) == model.num_classes else [None] * model.num_classes
 
 
-def _fit_head(model: SwinTransformer, source: Weights, rows: list[int | None], report: LoadReport) -> dict[str, Tensor]:
-    """The head with every row that the file has for a class of the model; {} if it has none."""
+def _fit_head(
+    model: SwinTransformer, source: Weights, rows: list[int | None], report: LoadReport, strict: bool
+) -> dict[str, Tensor]:
+    """The head with every row that the file has for a class of the model; {} if it has none.
+
+    Raises:
+        CheckpointError: with `strict`, some classes are lacking. All may, if the file's classes are only a guess.
+    """
     found = {target: row for target, row in enumerate(rows) if row is not None}
+    if strict and None in rows and model.classes and (source.classes or found):
+        raise CheckpointError(
+            f"{rows.count(None)} of the {len(rows)} classes of the data are not in {source.name}, the first is "
+            f"{model.classes[rows.index(None)]!r}; use data with its classes, or --pretrained to train a new head."
+        )
     if not found:
         if rows:
             report.notes.append(f"head: none of the {len(rows)} classes is in the file")
@@ -195,14 +205,3 @@ def _fit_head(model: SwinTransformer, source: Weights, rows: list[int | None], r
     for name, value in head.items():
         value[list(found)] = source.tensors[name][list(found.values())].to(value)
     return head
-
-
-def _check_classes(model: SwinTransformer, source: Weights, rows: list[int | None]) -> None:
-    """Refuse a head that lacks some of the model's classes; one whose classes are only a guess may lack all."""
-    lacking = [target for target, row in enumerate(rows) if row is None]
-    is_guess = source.classes is None and len(lacking) == len(rows)
-    if lacking and model.classes and not is_guess:
-        raise CheckpointError(
-            f"{len(lacking)} of the {len(rows)} classes of the data are not in {source.name}, the first is "
-            f"{model.classes[lacking[0]]!r}; use data with its classes, or --pretrained to train a new head."
-        )
