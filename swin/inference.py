@@ -90,9 +90,7 @@ class Predictor:
         batch_BCHW = torch.stack([self.transform(image) for image in images])
         logits_BK: Tensor = self.model(batch_BCHW.to(self.device)).float().cpu()
         if not torch.isfinite(logits_BK).all():
-            raise CheckpointError(
-                "The model's outputs are not finite: its weights are damaged. Use another checkpoint."
-            )
+            raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
         if self.classes is not None and len(self.classes) != logits_BK.shape[1]:
             raise CheckpointError(
                 f"The model has {logits_BK.shape[1]} outputs but {len(self.classes)} class names: make them agree."
@@ -168,9 +166,7 @@ def _open_predictor(model: nn.Module | ImagePath, checkpoint: ImagePath | None, 
     """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
     if isinstance(model, nn.Module):
         if checkpoint is not None:
-            raise ConfigError(
-                "checkpoint= goes with a model's name; load weights into a model object with load_weights."
-            )
+            raise ConfigError("checkpoint= goes with a model's name; load weights into an object with load_weights.")
         modes = [(module, module.training) for module in model.modules()]
         home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         used = home if device == "auto" else select_device(device)
@@ -228,20 +224,15 @@ def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str 
     load_weights(model, weights, strict=True)
     model.to(chosen).eval()
     if cfg:
-        channels, exif = cfg.MODEL.SWIN.IN_CHANS, cfg.DATA.EXIF
-        return Predictor(model, build_eval_transform(cfg), channels, model.classes, chosen, exif)
+        transform, channels = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS
+        return Predictor(model, transform, channels, model.classes, chosen, cfg.DATA.EXIF)
     return make_predictor(model, chosen)
 
 
-def list_images(folder: str | os.PathLike[str], channels: int = 3) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by path; hidden ones are left out.
+def list_images(folder: ImagePath, channels: int = 3) -> list[Path]:
+    """Return the images for a model of so many channels in a folder and its subfolders, sorted by path.
 
-    Args:
-        folder: Where to look.
-        channels: Of the model that they are for; see `swin.preprocess.open_input`.
-
-    Raises:
-        DataError: If there are none.
+    Hidden files and folders are left out. Raises a DataError if there are none.
     """
     root = Path(folder)
     extensions = image_extensions(channels)

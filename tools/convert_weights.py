@@ -33,7 +33,6 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
     """Write weights in another format, and compare both programs' logits on one image.
 
     Args:
-        source: what `read_weights` returned.
         to: one of `FORMATS`.
         output: `.pth` or `.safetensors` file; it is replaced only when all went well.
         img_size: height and width in pixels of the official model, whose masks depend on them, and of the image.
@@ -86,14 +85,9 @@ def _compare(source: Weights, written: Weights, arguments: Mapping[str, Any], si
 
 
 def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
-    """A program's own model, without stochastic depth.
+    """The model of timm, torchvision or mmpretrain for arguments of `SwinTransformer`, without stochastic depth.
 
-    Args:
-        format_name: timm, torchvision or mmpretrain.
-        arguments: those of `SwinTransformer`.
-
-    Returns:
-        The model; None where the program is not installed.
+    None stands for a program that is not installed.
     """
     # The programs are imported late: each takes seconds, and only one is needed.
     shared = {name: arguments[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio", "num_classes")}
@@ -148,7 +142,12 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
             absent = "" if weights.format == "official" else f" ({weights.format} is not installed)"
             tensors, words = weights.tensors, f"this project's model{absent}"
             peer = SwinTransformer(**{**arguments, "drop_path_rate": 0.0})
-        _load(peer, tensors)
+        # Strictly, derived buffers aside, which some versions of the programs save and others do not.
+        names = {name.removeprefix("backbone."): name for name in peer.state_dict()}
+        given = {names.get(name, name): value for name, value in tensors.items() if not name.endswith(DERIVED_BUFFERS)}
+        missing, unexpected = peer.load_state_dict(given, strict=False)
+        if problems := [name for name in missing if not name.endswith(DERIVED_BUFFERS)] + unexpected:
+            raise ValueError(f"missing or unexpected are {', '.join(problems[:3])}")
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CheckpointError(
             f"{words} cannot hold the weights of {weights.name}: {' '.join(str(error).split())[:300]}. "
@@ -156,15 +155,6 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
         ) from None
     output = peer.eval()(image, **({"mode": "tensor"} if words == "mmpretrain's model" else {}))
     return (output[-1] if isinstance(output, tuple) else output), words
-
-
-def _load(peer: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load weights strictly, derived buffers aside, which some versions of the programs save and others do not."""
-    names = {name.removeprefix("backbone."): name for name in peer.state_dict()}
-    given = {names.get(name, name): value for name, value in tensors.items() if not name.endswith(DERIVED_BUFFERS)}
-    missing, unexpected = peer.load_state_dict(given, strict=False)
-    if problems := [name for name in missing if not name.endswith(DERIVED_BUFFERS)] + unexpected:
-        raise ValueError(f"missing or unexpected are {', '.join(problems[:3])}")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes: Sequence[str] | None) -> None:
@@ -200,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     size_help = "side, or height and width, of the images; by default the side that makes the last stage one window"
     parser.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", default=[], help=size_help)
     arguments = parser.parse_args(argv)
-    sides = arguments.img_size
+    sides: list[int] = arguments.img_size
     try:
         if arguments.output.suffix not in (".pth", ".safetensors"):
             raise CheckpointError(f"--output {arguments.output} ends in neither .pth nor .safetensors.")

@@ -68,45 +68,38 @@ def print_csv(rows: Iterator[Row]) -> None:
 _PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-
-    def positive(text: str) -> int:
-        if (number := int(text)) < 1:
-            raise ValueError
-        return number
-
-    positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
-    parser = argparse.ArgumentParser(prog="python -m tools.predict", description="Predict the classes of image files.")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
-    parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
-    parser.add_argument("--top-k", type=positive, default=5, help="classes to show, at most all (default: 5)")
-    parser.add_argument("--format", choices=sorted(_PRINTERS), default="text", help="output (default: text)")
-    parser.add_argument("--batch-size", type=positive, default=32, help="images per forward pass (default: 32)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    return parser.parse_args(argv)
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Predict and print; return the exit status."""
-    source: Path = arguments.input
-    if not source.exists():
-        raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
-    predictor = load_predictor(arguments.checkpoint, device=arguments.device)
-    files = list_images(source, predictor.channels) if source.is_dir() else [source]
-    errors: list[DataError] = []
-    _PRINTERS[arguments.format](predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors))
-    if errors:
-        print(f"error: {len(errors)} of {len(files)} files could not be read; the output names them.", file=sys.stderr)
-    return DataError.exit_code if errors else 0
+_positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one message."""
     # File names may hold bytes that are no text in the console's encoding.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m tools.predict", description="Predict the classes of image files.")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
+    parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--top-k", type=_positive, default=5, help="classes to show, at most all (default: 5)")
+    parser.add_argument("--format", choices=sorted(_PRINTERS), default="text", help="output (default: text)")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="images per forward pass (default: 32)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    arguments = parser.parse_args(argv)
+    source: Path = arguments.input
+    errors: list[DataError] = []
     try:
-        status = run(parse_arguments(argv))
+        if not source.exists():
+            raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
+        predictor = load_predictor(arguments.checkpoint, device=arguments.device)
+        files = list_images(source, predictor.channels) if source.is_dir() else [source]
+        _PRINTERS[arguments.format](predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors))
+        if errors:
+            problem = f"{len(errors)} of {len(files)} files could not be read; the output names them."
+            print(f"error: {problem}", file=sys.stderr)
         sys.stdout.flush()
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -114,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return status
+    return DataError.exit_code if errors else 0
 
 
 if __name__ == "__main__":

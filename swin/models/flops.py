@@ -56,8 +56,7 @@ def _count(model: SwinTransformer, height: int, width: int) -> dict[str, dict[An
     sizes = dict.fromkeys((_NORM, _POOLING), lambda shape, *_, **__: 2 * shape.numel())
     with FlopCounterMode(display=False, custom_mapping=sizes) as counter:
         twin(torch.empty(1, model.patch_embed.proj.in_channels, height, width, device="meta"))
-    prefix = f"{type(model).__name__}."
     return {  # torch counts two for a multiply-add
-        name.removeprefix(prefix): {operation: flops // 2 for operation, flops in counts.items()}
+        name.removeprefix(f"{type(model).__name__}."): {operation: flops // 2 for operation, flops in counts.items()}
         for name, counts in counter.get_flop_counts().items()
     }

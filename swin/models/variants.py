@@ -75,10 +75,9 @@ def _spellings(official: str) -> Iterator[str]:
     """The official name, that of its weight file, and timm's, such as swin_base_patch4_window7_224.ms_in22k_ft_in1k."""
     stem = official.removesuffix("_finetune")
     yield from (official, stem)
-    for suffix, tag in (("_22kto1k", "ms_in22k_ft_in1k"), ("_22k", "ms_in22k"), ("", "ms_in1k")):
-        if stem.endswith(suffix):
-            yield f"{stem.removesuffix(suffix)}.{tag}"
-            return
+    tags = {"_22kto1k": "ms_in22k_ft_in1k", "_22k": "ms_in22k", "": "ms_in1k"}
+    suffix = next(suffix for suffix in tags if stem.endswith(suffix))
+    yield f"{stem.removesuffix(suffix)}.{tags[suffix]}"
 
 
 _ALIASES = {spelling: name for name, row in VARIANTS.items() if row.official for spelling in _spellings(row.official)}

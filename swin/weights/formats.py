@@ -74,8 +74,7 @@ def to_native(weights: Mapping[str, Tensor], format_name: str) -> dict[str, Tens
         if name.endswith(DERIVED_BUFFERS):
             continue
         is_reordered = format_name == "mmpretrain" and name.startswith("stages.") and ".downsample." in name
-        value = _merged_channels(value, to_native=True) if is_reordered else value
-        native[_rename(name, beginnings, inside)] = value
+        native[_rename(name, beginnings, inside)] = _merged_channels(value, to_native=True) if is_reordered else value
     return native
 
 
@@ -141,7 +140,7 @@ def _merged_channels(value: Tensor, *, to_native: bool) -> Tensor:
 def _buffers(weights: Mapping[str, Tensor], format_name: str, img_size: tuple[int, int] | None) -> dict[str, Tensor]:
     """Derived buffers, by native name, that the program's own model saves."""
     buffers: dict[str, Tensor] = {}
-    patch = weights["patch_embed.proj.weight"].shape[-1]
+    patch, num_stages = weights["patch_embed.proj.weight"].shape[-1], _count_stages(weights)
     for name, table in weights.items():
         match = re.fullmatch(r"((layers\.(\d+)\.blocks\.(\d+))\.attn)\.relative_position_bias_table", name)
         window = table_window(len(table)) if match else None
@@ -152,7 +151,7 @@ def _buffers(weights: Mapping[str, Tensor], format_name: str, img_size: tuple[in
         buffers[f"{attention}.relative_position_index"] = pairs.flatten() if format_name == "torchvision" else pairs
         if format_name != "official" or int(index) % 2 == 0:
             continue
-        stride, whole = patch * 2 ** int(stage), patch * 2 ** (_count_stages(weights) - 1) * window
+        stride, whole = patch * 2 ** int(stage), patch * 2 ** (num_stages - 1) * window
         height, width = img_size or (whole, whole)
         if height % (stride * window) or width % (stride * window):
             raise CheckpointError(

@@ -31,8 +31,7 @@ def imagenet_classes(count: int) -> tuple[str, ...] | None:
 def imagenet_names() -> dict[str, str]:
     """English names, separated by commas, of every ImageNet synset id."""
     info = _imagenet_info("imagenet-21k-goog")
-    labels = [*info.label_names(), *_STAND_INS.values()]
-    return {label: info.label_name_to_description(label) for label in labels}
+    return {label: info.label_name_to_description(label) for label in (*info.label_names(), *_STAND_INS.values())}
 
 
 def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | None]:
@@ -41,10 +40,7 @@ def match_classes(source: Sequence[str], target: Sequence[str]) -> list[int | No
     Classes are the same if their labels are, or one of their names: a synset id has its English names, another label is
     a name itself, or several with commas between. Case, underscores and hyphens do not matter. A class's first name
     goes before others'; a name that several classes share finds none. Two different synset ids are never the same
-    class.
-
-    Returns:
-        For each target class its position in `source`, or None.
+    class. Returns for each target class its position in `source`, or None.
     """
     rows = {label: row for row, label in reversed(list(enumerate(source)))}
     first: defaultdict[str, set[int]] = defaultdict(set)

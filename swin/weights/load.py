@@ -40,13 +40,12 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [
+        counts = (
             f"format {self.source_format}: {len(self.loaded)} tensors loaded, {len(self.resized)} resized, "
             f"{len(self.dropped)} dropped, {len(self.initialised)} initialised anew"
-        ]
-        lines += [f"  {note}" for note in self.notes]
-        lines += [f"  {kind}: {name}" for kind in ("dropped", "initialised") for name in getattr(self, kind)]
-        return "\n".join(lines)
+        )
+        unused = [f"{kind}: {name}" for kind in ("dropped", "initialised") for name in getattr(self, kind)]
+        return "\n  ".join([counts, *self.notes, *unused])
 
 
 def load_weights(
@@ -80,9 +79,7 @@ def load_weights(
     """
     if not isinstance(source, Weights):
         source = read_weights(source, source_format=source_format, prefer_ema=prefer_ema)
-    report = LoadReport(source.format)
-    if source.is_averaged:
-        report.notes.append("the averaged (EMA) weights of the file")
+    report = LoadReport(source.format, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else [])
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report, strict)
     if strict:
@@ -165,13 +162,12 @@ def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
     weight, bias = (source.tensors[name] for name in _HEAD)
     if weight.ndim != 2 or weight.shape[1] != own["head.weight"].shape[1] or bias.shape != weight.shape[:1]:
         return []
-    if model.classes is None and len(bias) == model.num_classes:
-        return list(range(len(bias)))
+    as_it_is: list[int | None] = list(range(len(bias))) if len(bias) == model.num_classes else []
     ours = model.classes or imagenet_classes(model.num_classes)
     theirs = source.classes or imagenet_classes(len(bias))
-    if ours and theirs:
+    if ours and theirs and not (model.classes is None and as_it_is):
         return match_classes(theirs, ours)
-    return list(range(len(bias))) if len(bias) == model.num_classes else [None] * model.num_classes
+    return as_it_is or [None] * model.num_classes
 
 
 def _fit_head(

@@ -67,8 +67,7 @@ def _patch_weight(value: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None
     words = []
     old, new = value.shape[1], shape[1]
     if new != old:
-        grey = new == 1
-        value = value.sum(dim=1, keepdim=True) if grey else value[:, torch.arange(new) % old] * (old / new)
+        value = value.sum(dim=1, keepdim=True) if new == 1 else value[:, torch.arange(new) % old] * (old / new)
         words.append(f"{old} to {new} channels")
     old, new = value.shape[-1], shape[-1]
     if new != old:

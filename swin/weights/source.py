@@ -69,8 +69,7 @@ def read_weights(
         raise CheckpointError(
             f"{name} holds no weights: expected a state dict, bare or under {', '.join(map(repr, _WRAPPERS))}."
         )
-    found_format = source_format or detect_format(tensors)
-    if found_format is None:
+    if (found_format := source_format or detect_format(tensors)) is None:
         raise CheckpointError(
             f"{name} holds no weights of a Swin Transformer in a known format ({', '.join(FORMATS)}); its first names "
             f"are {', '.join(list(tensors)[:3])}."

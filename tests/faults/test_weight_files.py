@@ -93,16 +93,16 @@ def test_calls_hidden_behind_an_allowed_name_are_refused(tmp_path):
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.3, 0.7, 0.99])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_files(tmp_path, kind, share):
+def test_truncated_files(tmp_path, kind, fraction):
     if kind == "safetensors":
         file = tmp_path / "w.safetensors"
         save_file(make_model().state_dict(), file)
     else:
         file = save(tmp_path / "w.pth", kind == "legacy")
     content = file.read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
+    file.write_bytes(content[: int(fraction * len(content))])
     assert "truncated, damaged" in refuses(file)
 
 

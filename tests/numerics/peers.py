@@ -33,14 +33,14 @@ def torchvision_name(name: str) -> str:
 
 
 def make_timm(ours: SwinTransformer) -> nn.Module:
-    """timm's Swin-T with the weights of `ours`."""
+    """The Swin-T of timm with the weights of `ours`."""
     model = timm.create_model("swin_tiny_patch4_window7_224", drop_path_rate=0.0)
     model.load_state_dict({timm_name(name): value for name, value in ours.state_dict().items()})
     return model
 
 
 def make_torchvision(ours: SwinTransformer) -> nn.Module:
-    """torchvision's Swin-T with the weights of `ours`."""
+    """The Swin-T of torchvision with the weights of `ours`."""
     model = torchvision.models.SwinTransformer(
         patch_size=[4, 4],
         embed_dim=96,

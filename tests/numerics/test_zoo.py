@@ -1,5 +1,7 @@
 """Counted multiply-adds against those that torch counts while a model runs."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -63,3 +65,16 @@ def test_both_counts_are_what_a_run_computes(name, height, width):
     first, last = tokens[0], tokens[-1]
     bias, pooling = first.numel(), last.numel()
     assert count_module_flops(model, height, width) == in_modules + 2 * norms + bias + pooling
+
+
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "cpu"])
+def test_counting_leaves_the_model_as_it_is_whatever_its_backend(attention):
+    model = SwinTransformer(**SMALL, attention=attention, use_checkpoint=True).train()
+    before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    counts = [count(model, 72, 100) for count in (count_flops, count_module_flops)]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    eager = SwinTransformer(**SMALL, attention="eager")
+    assert counts == [count(eager, 72, 100) for count in (count_flops, count_module_flops)]
+    assert model.training
+    assert model.layers[0].blocks[0].attn.backend == attention
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -47,8 +47,8 @@ def predict(files, capsys, *flags, source="images"):
 def test_text(files, capsys):
     status, out, err = predict(files, capsys, "--top-k", "2")
     assert (status, err) == (0, "")
-    shares = torch.tensor([1.0, 2.0, 0.0]).softmax(0) * 100
-    line = f'a.png  the "dog" {shares[1]:.2f}%  cat, black {shares[0]:.2f}%'
+    percent = torch.tensor([1.0, 2.0, 0.0]).softmax(0) * 100
+    line = f'a.png  the "dog" {percent[1]:.2f}%  cat, black {percent[0]:.2f}%'
     assert out.splitlines()[0] == f"{files / 'images'}/{line}"
     assert len(out.splitlines()) == 2
 
