@@ -43,7 +43,7 @@ def without_memory(name, **changes):
         return create_model(name, **changes)
 
 
-@pytest.mark.parametrize("name", [name for name, row in VARIANTS.items() if row.num_classes != 21841])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.removesuffix("_22kto1k") in PUBLISHED])
 def test_counted_costs_are_the_published_ones(name):
     millions, gflops, mmpretrain = PUBLISHED[name.removesuffix("_22kto1k")]
     model = without_memory(name)
