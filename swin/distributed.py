@@ -26,14 +26,9 @@ _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTE
 
 @dataclass(frozen=True)
 class Distributed:
-    """Where this process stands.
+    """Where this process stands: `local_` is what is on this machine.
 
     Attributes:
-        rank: Its number among all processes.
-        world_size: How many processes there are.
-        local_rank: Its number among those of this machine.
-        device: What it computes on.
-        local_world_size: How many of the processes are on this machine.
         store: Where the processes leave each other small things; None for a single process.
         timeout_sec: How long a process waits for the others.
     """
@@ -51,29 +46,20 @@ class Distributed:
         """Whether this is the process that writes files and the console."""
         return self.rank == 0
 
-    def on_all(self, place: str, function: Callable[[], T]) -> T:
-        """Call a function on every process, and give what it returns here; if it fails on one, all raise that error.
+    def on_all(self, what: str, function: Callable[[], T]) -> T:
+        """Call a function on every process, and return its result here; if it fails on one, all raise that error.
 
-        For what may take a process long: unlike a collective this says who did not come.
-
-        Args:
-            place: What the function makes, as a noun; once in a run.
-            function: What to call.
+        For what may take a process long: unlike a collective this says who did not come within the time-out. `what` the
+        function makes is a noun, which may be used once in a run.
 
         Raises:
             SwinError: What the first of the processes that failed has raised.
-            ProcessGroupError: A process did not come within the time-out.
+            ProcessGroupError: A process did not come in time.
         """
-        result, failure = None, None
-        try:
-            result = function()
-        except SwinError as error:
-            failure = error
+        result, failure = _attempt(function)
         if self.store is not None:
-            _meet(dist.PrefixStore(place, self.store), self.rank, self.world_size, place, self.timeout_sec)
-        for first in filter(None, gather(failure)):
-            first.is_shared = True
-            raise first
+            _meet(dist.PrefixStore(what, self.store), self.rank, self.world_size, what, self.timeout_sec)
+        _raise_first(gather(failure))
         return cast(T, result)
 
 
@@ -86,7 +72,7 @@ def select_device(device: str = "auto", *, local_rank: int = 0, world_size: int 
         world_size: Number of all processes; more than one cannot use MPS.
 
     Raises:
-        ConfigError: If the name is unknown or the device is absent.
+        ConfigError: The name is unknown or the device is absent.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if device == "auto":
@@ -113,32 +99,29 @@ def select_device(device: str = "auto", *, local_rank: int = 0, world_size: int 
 
 
 def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distributed:
-    """Choose the device and join the other processes, if any.
+    """Choose the device as `select_device` does, and join the other processes, if any.
 
     Without a launcher's variables this is a single process. Under torchrun the processes talk over NCCL on CUDA and
-    gloo on CPU.
-
-    Args:
-        device: As for `select_device`.
-        timeout_sec: Seconds after which a process that waits for the others gives up.
+    gloo on CPU, and one that waits for the others gives up after `timeout_sec`.
 
     Raises:
-        ConfigError: If the device is absent, or only some of the launcher's variables are set.
-        ProcessGroupError: If another process did not come in time.
+        ConfigError: The device is absent, or only some of the launcher's variables are set.
+        ProcessGroupError: Another process did not come in time.
     """
-    if not {"RANK", "LOCAL_RANK"} & os.environ.keys():
-        return Distributed(0, 1, 0, _use(select_device(device)))
+    is_launched = bool({"RANK", "LOCAL_RANK"} & os.environ.keys())
     missing = [name for name in _LAUNCHER_VARIABLES if name not in os.environ]
-    if missing:
+    if is_launched and missing:
         raise ConfigError(
             f"RANK or LOCAL_RANK is set, but {', '.join(missing)} not: start through torchrun, which sets all of "
             f"{', '.join(_LAUNCHER_VARIABLES)}, or unset them to run a single process."
         )
-    rank, world_size, local_rank = (int(os.environ[name]) for name in _LAUNCHER_VARIABLES[:3])
-    chosen = _use(select_device(device, local_rank=local_rank, world_size=world_size))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    numbers = [os.environ[name] for name in _LAUNCHER_VARIABLES[:3]] if is_launched else [0, 1, 0]
+    rank, world_size, local_rank = map(int, numbers)
+    chosen = select_device(device, local_rank=local_rank, world_size=world_size)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if world_size == 1:
-        return Distributed(rank, world_size, local_rank, chosen, local_world_size)
+        return Distributed(rank, world_size, local_rank, chosen)
     timeout = timedelta(seconds=timeout_sec)
     is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else torchrun has a store
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -150,18 +133,15 @@ def setup_distributed(device: str = "auto", timeout_sec: float = 1800) -> Distri
         raise _absent(rank, [0], "start", timeout_sec) from None
     # torchrun keeps one store for all its restarts: without a new name, processes may read the addresses of dead ones.
     own_store = dist.PrefixStore(_meet(store, rank, world_size, "start", timeout_sec), store)
+    backend, device_id = ("nccl", chosen) if chosen.type == "cuda" else ("gloo", None)
     dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo",
-        store=own_store,
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        device_id=chosen if chosen.type == "cuda" else None,
+        backend, store=own_store, rank=rank, world_size=world_size, timeout=timeout, device_id=device_id
     )
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Distributed(rank, world_size, local_rank, chosen, local_world_size, own_store, timeout_sec)
 
 
-def _meet(store: dist.Store, rank: int, world_size: int, place: str, timeout_sec: float) -> str:
+def _meet(store: dist.Store, rank: int, world_size: int, what: str, timeout_sec: float) -> str:
     """Wait for all processes on a store in which an earlier attempt may have left anything.
 
     The main process calls a meeting under a new name, the others answer each with a name of its own, and the meeting
@@ -169,12 +149,8 @@ def _meet(store: dist.Store, rank: int, world_size: int, place: str, timeout_sec
 
     Returns:
         The meeting's name, which no other has.
-
-    Raises:
-        ProcessGroupError: Some process did not come within the time-out.
     """
-    own, others = uuid.uuid4().hex, range(1, world_size)
-    deadline = time.monotonic() + timeout_sec
+    own, others, deadline = uuid.uuid4().hex, range(1, world_size), time.monotonic() + timeout_sec
     if rank == 0:
         store.set("called", own)
     while True:
@@ -191,19 +167,18 @@ def _meet(store: dist.Store, rank: int, world_size: int, place: str, timeout_sec
             store.set("begun", " ".join(answers))
             return called
         if is_late:
-            raise _absent(rank, missing if called and missing else [0], place, timeout_sec)
+            raise _absent(rank, missing if called and missing else [0], what, timeout_sec)
         time.sleep(0.05)
 
 
 def _peek(store: dist.Store, key: str) -> str:
-    """What a store holds, an empty string for nothing."""
     return store.get(key).decode() if store.check([key]) else ""
 
 
-def _absent(rank: int, missing: list[int], place: str, timeout_sec: float) -> ProcessGroupError:
+def _absent(rank: int, missing: list[int], what: str, timeout_sec: float) -> ProcessGroupError:
     return ProcessGroupError(
         f"Rank {rank} waited for the other processes until the time-out before training began. Not there after "
-        f"{timeout_sec:g} s ({place}): rank {', '.join(map(str, missing))}. Its own output says more; if it was only "
+        f"{timeout_sec:g} s ({what}): rank {', '.join(map(str, missing))}. Its own output says more; if it was only "
         "slow, raise DIST_TIMEOUT."
     )
 
@@ -216,7 +191,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process gives, in the order of their ranks, on all of them; for small things that pickle can hold."""
+    """Collect a value of each process, in the order of their ranks, on all of them; for what is small and picklable."""
     if not _is_joined():
         return [value]
     values = [None] * dist.get_world_size()
@@ -225,22 +200,24 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """Call a function in the main process alone, and give what it returns, or raise what it raises, on all of them.
+    """Call a function in the main process alone, and return its result, or raise its SwinError, on all of them."""
+    is_main = not _is_joined() or dist.get_rank() == 0
+    result, failure = gather(_attempt(function) if is_main else None)[0]
+    _raise_first([failure])
+    return cast(T, result)
 
-    Raises:
-        SwinError: whatever the function raised.
-    """
-    outcome: tuple[Any, SwinError | None] = (None, None)
-    if not _is_joined() or dist.get_rank() == 0:
-        try:
-            outcome = (function(), None)
-        except SwinError as error:
-            outcome = (None, error)
-    result, failure = gather(outcome)[0]
-    if failure is not None:
-        failure.is_shared = True
-        raise failure
-    return result
+
+def _attempt(function: Callable[[], T]) -> tuple[T | None, SwinError | None]:
+    try:
+        return function(), None
+    except SwinError as error:
+        return None, error
+
+
+def _raise_first(failures: list[SwinError | None]) -> None:
+    for first in filter(None, failures):
+        first.is_shared = True
+        raise first
 
 
 def shutdown() -> None:
@@ -255,32 +232,17 @@ def is_collective_error(error: BaseException) -> bool:
 
 
 def explain_timeout(error: BaseException, rank: int, step: int | None) -> str:
-    """Say in one message which process gave up where, for an error with `is_collective_error`.
-
-    Args:
-        error: What the collective raised.
-        rank: This process.
-        step: The update it was in; None before the first.
-    """
+    """Say which process gave up in which update, None before the first, for an error with `is_collective_error`."""
     # Without gloo's source locations before the fact and its advice after it.
     detail = re.sub(r"\[/[^\]]*\]\s*| This is typically.*", "", " ".join(str(error).split()))
+    cause = "lost the connection to another process"
+    advice = "The first error is in the output of the rank that ended first."
     if "timed out" in detail.lower() or "timeout" in detail.lower():
         cause = "waited for the other processes until the time-out"
-        advice = (
-            "A rank that does not report this is the one that was slow or stuck; "
-            "if it was only slow, raise DIST_TIMEOUT."
-        )
-    else:
-        cause = "lost the connection to another process"
-        advice = "The first error is in the output of the rank that ended first."
+        advice = "A rank that does not report this is the one that was slow or stuck; "
+        advice += "if it was only slow, raise DIST_TIMEOUT."
     where = "before training began" if step is None else f"in update {step}"
     return f"Rank {rank} {cause} {where}. {advice} ({detail})"
-
-
-def _use(device: torch.device) -> torch.device:
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device
 
 
 def _is_joined() -> bool:

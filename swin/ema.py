@@ -18,29 +18,20 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the model's present parameters.
+        """Start from the present parameters of a model on its device, not wrapped for several processes.
 
-        Args:
-            model: The model on its device, not wrapped for several processes.
-            decay: Share of the shadow that each update keeps once warmed up, in [0, 1).
+        Once warmed up, each update keeps a fraction `decay` of the shadow, in [0, 1).
         """
         self.decay = decay
-        self.shadow = {
-            name: parameter.detach().to(torch.float32, copy=True) for name, parameter in model.named_parameters()
-        }
-        device = next(iter(self.shadow.values())).device
-        self.num_updates = torch.zeros((), dtype=torch.int64, device=device)
+        self.shadow = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in model.named_parameters()}
+        self.num_updates = torch.zeros((), dtype=torch.int64, device=next(iter(self.shadow.values())).device)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, ok: Tensor | None = None) -> None:
-        """Move the shadows towards the parameters, which must be finite.
+    def update(self, model: nn.Module, ok: Tensor | bool = True) -> None:
+        """Move the shadows towards the model's parameters, which must be finite.
 
-        Args:
-            model: The model whose parameters are followed.
-            ok: 0-d tensor on the shadows' device; 1 counts this update, 0 leaves shadows and counter as they are.
+        If the 0-d tensor `ok` on the shadows' device is 0, shadows and counter stay as they are.
         """
-        if ok is None:
-            ok = torch.ones_like(self.num_updates)
         # 1 - (1 + n) / (10 + n) written without its cancellation.
         weight = (9.0 / (10.0 + self.num_updates)).clamp(min=1.0 - self.decay) * ok
         shadows = list(self.shadow.values())
@@ -48,7 +39,7 @@ class Ema:
         moves = torch._foreach_sub(list(model.parameters()), shadows)
         torch._foreach_mul_(moves, weight)
         torch._foreach_add_(shadows, moves)
-        self.num_updates += ok.to(self.num_updates.dtype)
+        self.num_updates += ok != 0
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -69,11 +60,10 @@ class Ema:
         """Continue from a saved state.
 
         Raises:
-            CheckpointError: If its names or shapes are not those of the model.
+            CheckpointError: Its names or shapes are not those of the model.
         """
         saved = state["model"]
-        shapes = {name: tuple(shadow.shape) for name, shadow in self.shadow.items()}
-        saved_shapes = {name: tuple(shadow.shape) for name, shadow in saved.items()}
+        shapes, saved_shapes = ({name: value.shape for name, value in each.items()} for each in (self.shadow, saved))
         if shapes != saved_shapes:
             differing = sorted(dict(shapes.items() ^ saved_shapes.items()))
             raise CheckpointError(

@@ -11,9 +11,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Escapes what a file's name may hold, and no terminal, log or list of a name a line can."""
-    if text.isprintable():
-        return text
+    """Escape what a file's name may hold, and no terminal, log or list of a name a line can."""
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

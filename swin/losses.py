@@ -16,15 +16,15 @@ def make_loss(*, smoothing: float, kind: str = "ce") -> Loss:
     """Make a loss that returns a value for each sample, so that callers form exact sums.
 
     Args:
-        smoothing: Share of each target that is spread evenly over all K classes, soft targets included, in [0, 1).
+        smoothing: Fraction of each target that is spread evenly over all K classes, soft targets included, in [0, 1).
         kind: `ce` for cross entropy; `bce` for binary cross entropy, averaged over the classes of a sample.
 
     Returns:
-        A function of logits (B, K), any float dtype, and targets, either classes (B,) int64 or probabilities (B, K). It
-        gives losses (B,) float32.
+        A function of logits (B, K), any float dtype, and targets, either classes (B,) int64 or probabilities (B, K), to
+        losses (B,) float32.
 
     Raises:
-        ConfigError: If the kind is unknown.
+        ConfigError: The kind is unknown.
     """
 
     def cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def weight_loss(loss: Loss, weights_K: Tensor) -> Loss:
         nonlocal weights_K
         if weights_K.device != logits_BK.device:  # once: copies of ordinary memory make a GPU wait
             weights_K = weights_K.to(logits_BK.device)
-        share_B = weights_K[targets] if targets.ndim == 1 else targets.float() @ weights_K
-        return loss(logits_BK, targets) * share_B
+        weight_B = weights_K[targets] if targets.ndim == 1 else targets.float() @ weights_K
+        return loss(logits_BK, targets) * weight_B
 
     return weighted
 

@@ -16,35 +16,30 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float =
 
     Without weight decay are 1-D parameters (norms), biases and the tables of `NO_DECAY_NAMES`. The groups and their
     order are the official ones, so optimizer states of official checkpoints fit: two of them, or with a `layer_decay`
-    other than 1 two for each depth, in the order in which the model names them, with their `lr_scale`.
-
-    Args:
-        model: The model, not wrapped for several processes.
-        weight_decay: Decay of the groups that have one.
-        layer_decay: Factor on the learning rate for each step of `parameter_depths` below the greatest.
+    other than 1 two for each depth, in the order in which the model names them, with their `lr_scale`: a factor
+    `layer_decay` for each step of `parameter_depths` below the greatest.
     """
-    depths = parameter_depths(model)
-    top = max(depths.values(), default=0)
+    by_depth, depths = layer_decay != 1.0, parameter_depths(model)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    if layer_decay == 1.0:
-        groups = {(0, False): _group(weight_decay), (0, True): _group(0.0)}
+    if not by_depth:
+        groups = {
+            (0, False): {"params": [], "weight_decay": weight_decay},
+            (0, True): {"params": [], "weight_decay": 0.0},
+        }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim == 1 or name.endswith(".bias") or any(part in name for part in NO_DECAY_NAMES)
-        depth = 0 if layer_decay == 1.0 else depths[name]
-        if (depth, exempt) not in groups:
-            groups[depth, exempt] = _group(0.0 if exempt else weight_decay, lr_scale=layer_decay ** (top - depth))
-        groups[depth, exempt]["params"].append(parameter)
+        depth = depths[name] if by_depth else 0
+        new = {"params": [], "weight_decay": 0.0 if exempt else weight_decay}
+        if by_depth:
+            new["lr_scale"] = layer_decay ** (max(depths.values()) - depth)
+        groups.setdefault((depth, exempt), new)["params"].append(parameter)
     return list(groups.values())
 
 
-def _group(weight_decay: float, **settings: float) -> dict[str, Any]:
-    return {"params": [], "weight_decay": weight_decay, **settings}
-
-
 def parameter_depths(model: nn.Module) -> dict[str, int]:
-    """Depth of each parameter of a Swin model by name.
+    """Give each parameter of a Swin model its depth, by name.
 
     The embeddings are at 0, the blocks at 1, 2, 3, ... through all stages, each merging at the depth of the block
     before it, final norm and head one above the last block. An absolute position embedding counts as an embedding,
@@ -57,10 +52,8 @@ def parameter_depths(model: nn.Module) -> dict[str, int]:
             if ".blocks." in name:
                 blocks.add(".".join(name.split(".")[:4]))  # layers.I.blocks.J
             depths[name] = len(blocks)
-        elif name.startswith(("patch_embed.", "absolute_pos_embed")):
-            depths[name] = 0
         else:
-            depths[name] = len(blocks) + 1
+            depths[name] = 0 if name.startswith(("patch_embed.", "absolute_pos_embed")) else len(blocks) + 1
     return depths
 
 
@@ -75,23 +68,20 @@ def make_optimizer(
     momentum: float = 0.9,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Make a fused optimizer.
+    """Make a fused optimizer for a model on its device, not wrapped for several processes.
 
     A loaded state brings the moments and counters only; learning rate, decay and the other settings stay those given
     here, and so does the fused implementation, which `step_if` relies on.
 
     Args:
-        model: The model, already on its device.
-        name: `adamw`, or `sgd` (with Nesterov momentum).
+        model: What is trained.
+        name: `adamw`, which uses `betas` and `eps`, or `sgd`, with Nesterov's `momentum`.
         lr: First learning rate.
         weight_decay: Decoupled for `adamw`, an L2 term for `sgd`.
-        betas: Decay rates of AdamW's two moments.
-        eps: AdamW's denominator term.
-        momentum: SGD's momentum.
         layer_decay: As for `parameter_groups`.
 
     Raises:
-        ConfigError: If the name is unknown.
+        ConfigError: The name is unknown.
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
     optimizer: torch.optim.Optimizer
@@ -132,11 +122,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def step_if(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
     """Update the parameters if `ok`, else leave parameters, moments and step counters as they are.
 
-    The fused kernels read the flag themselves, so the host does not wait for the device.
-
-    Args:
-        optimizer: One from `make_optimizer`.
-        ok: 0-d tensor on the parameters' device, 1 to update and 0 to skip.
+    The flag is 0-d, on the parameters' device. The fused kernels of `make_optimizer` read it themselves, so that the
+    host does not wait for the device.
     """
     if ok.device.type == "mps":  # the kernels for Apple GPUs are not known to read the flag
         if ok:
@@ -166,41 +153,39 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
 
     Without the copies torch keeps the tensors that it is given, which may be views of a mapped file.
     """
-    saved_groups = state_dict["param_groups"]
-    saved_sizes = [len(group["params"]) for group in saved_groups]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
+    sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, saved_groups))
     if saved_sizes != sizes:
         raise CheckpointError(
             f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
             "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
         )
-    if ["betas" in group for group in saved_groups] != ["betas" in group for group in optimizer.param_groups]:
+    if ["betas" in group for group in saved_groups] != ["betas" in group for group in groups]:
         raise CheckpointError(
             "The saved optimizer state is of another optimizer than TRAIN.OPTIMIZER.NAME. Resume with that one, or "
             "take only the weights with --pretrained."
         )
-    groups, state = [], {}
-    for group, saved in zip(optimizer.param_groups, saved_groups, strict=True):
-        for parameter, key in zip(group["params"], saved["params"], strict=True):
-            if key in state_dict["state"]:
-                state[key] = _copy_state(parameter, state_dict["state"][key])
-        groups.append({**group, "params": saved["params"]})
-    return {**state_dict, "state": state, "param_groups": groups}
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    keys = [key for group in saved_groups for key in group["params"]]
+    pairs = zip(keys, parameters, strict=True)
+    state = {
+        key: _copy_state(parameter, state_dict["state"][key]) for key, parameter in pairs if key in state_dict["state"]
+    }
+    settings = [{**group, "params": saved["params"]} for group, saved in zip(groups, saved_groups, strict=True)]
+    return {**state_dict, "state": state, "param_groups": settings}
 
 
 def _copy_state(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
     """Copy what is kept of a parameter, in its layout; a fused kernel reads moments of another past their end."""
     copied = dict(state)
     for name, value in state.items():
-        if not isinstance(value, Tensor):
-            continue
-        if name == "step":
+        if name == "step" and isinstance(value, Tensor):
             copied[name] = value.detach().clone()
-            continue
-        if value.shape != parameter.shape:
-            raise CheckpointError(
-                f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
-                f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
-            )
-        copied[name] = torch.empty_like(parameter).copy_(value.detach())
+        elif isinstance(value, Tensor):
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
+                    f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
+                )
+            copied[name] = torch.empty_like(parameter).copy_(value.detach())
     return copied

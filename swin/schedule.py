@@ -24,48 +24,28 @@ def make_schedule(
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
 ) -> Schedule:
-    """Make the function that gives the learning rate of each update.
+    """Make the function from the number of an update, from 0 and perhaps broken, to its learning rate.
 
     The first `warmup_steps` updates rise linearly from `warmup_lr` towards `peak_lr`. Then:
 
-    - `cosine`: half a cosine that reaches `min_lr` at `total_steps`. With `warmup_prefix` it starts at `peak_lr` after
-      the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
+    - `cosine`: half a cosine that reaches `min_lr` at `total_steps` and stays there. With `warmup_prefix` it starts at
+      `peak_lr` after the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
     - `linear`: a straight line from `peak_lr` after the warm-up to `min_lr` at `total_steps`.
     - `constant`: `peak_lr` throughout.
     - `step`: `peak_lr` times `decay_rate` for every whole `decay_steps` since update 0.
-    - `multistep`: `peak_lr` times `gamma` for every milestone that is reached.
-
-    Args:
-        name: `cosine`, `linear`, `constant`, `step` or `multistep`.
-        peak_lr: Learning rate at the end of the warm-up.
-        warmup_lr: Learning rate of update 0 when there is a warm-up.
-        min_lr: Where `cosine` and `linear` end and stay; the others do not use it.
-        total_steps: Updates of the whole run.
-        warmup_steps: Updates of the warm-up; 0 for none.
-        warmup_prefix: Whether the cosine begins after the warm-up.
-        decay_steps: Updates between two decays of `step`.
-        decay_rate: Factor of each decay of `step`.
-        milestones: Updates, counted from 0 and increasing, at which `multistep` decays.
-        gamma: Factor of each decay of `multistep`.
-
-    Returns:
-        A function from the number of an update (the first is 0) to its learning rate. An update of another size than
-        the schedule was laid out for may begin at a fraction.
+    - `multistep`: `peak_lr` times `gamma` for every one of the increasing `milestones` that is reached.
 
     Raises:
-        ConfigError: If the name is unknown, or `step` has no `decay_steps`.
+        ConfigError: The name is unknown, or `step` has no `decay_steps`.
     """
 
-    def progress(step: float, start: int) -> float:
+    def progress(step: float, start: int = warmup_steps) -> float:
         return min(1.0, (step - start) / max(1, total_steps - start))
 
-    def cosine(step: float) -> float:
-        share = progress(step, warmup_steps if warmup_prefix else 0)
-        return min_lr + 0.5 * (peak_lr - min_lr) * (1 + math.cos(math.pi * share))
-
+    start = warmup_steps if warmup_prefix else 0
     decays: dict[str, Schedule] = {
-        "cosine": cosine,
-        "linear": lambda step: peak_lr - (peak_lr - min_lr) * progress(step, warmup_steps),
+        "cosine": lambda step: min_lr + 0.5 * (peak_lr - min_lr) * (1 + math.cos(math.pi * progress(step, start))),
+        "linear": lambda step: peak_lr - (peak_lr - min_lr) * progress(step),
         "constant": lambda step: peak_lr,
         "step": lambda step: peak_lr * decay_rate ** (step // decay_steps),
         "multistep": lambda step: peak_lr * gamma ** bisect_right(milestones, step),
@@ -74,12 +54,10 @@ def make_schedule(
         raise ConfigError(f"TRAIN.LR_SCHEDULER.NAME is {name!r}; use one of {', '.join(decays)}.")
     if name == "step" and decay_steps < 1:
         raise ConfigError(f"The step schedule needs at least 1 update between decays, found {decay_steps}.")
-    decay = decays[name]
 
     def schedule(step: float) -> float:
-        if step < warmup_steps:
-            return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps
-        return decay(step)
+        is_warmup = step < warmup_steps
+        return warmup_lr + (peak_lr - warmup_lr) * step / warmup_steps if is_warmup else decays[name](step)
 
     return schedule
 
@@ -91,10 +69,7 @@ def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int)
     as written when that key is 0. The official code ends its linear schedule at 1% of the peak whatever TRAIN.MIN_LR
     says; here MIN_LR counts, which is the same for every recipe whose MIN_LR is 1% of its BASE_LR.
 
-    Args:
-        cfg: The configuration.
-        effective_batch: Samples in one update, over all processes and accumulated micro-batches, when the run began.
-        updates_per_epoch: Updates in one epoch of these.
+    The `effective_batch` are the samples of an update, over all processes and micro-batches, when the run began.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
     scale = effective_batch / train.LR_REFERENCE_BATCH if train.LR_REFERENCE_BATCH else 1.0

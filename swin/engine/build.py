@@ -1,32 +1,74 @@
-"""From a config to the objects of a run, and the model in words."""
+"""From a command line's config to the objects of a run, and the model in words."""
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from swin.batches import Data
 from swin.config import Config
+from swin.create import build_model
 from swin.distributed import Distributed
 from swin.ema import Ema
 from swin.engine.precision import Precision, choose_precision
+from swin.engine.signals import StopRequest
 from swin.engine.state import TrainState
 from swin.errors import ConfigError
+from swin.logger import Logger
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
 from swin.optim import build_optimizer
+from swin.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of this process. Only the main process writes the `folder`."""
+
+    cfg: Config
+    dist: Distributed
+    precision: Precision
+    logger: Logger
+    stop: StopRequest
+    folder: RunFolder
+    build_data: Callable[..., Data]
+    is_dry: bool
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the run begins anew, whatever is in its folder."""
+        return not self.cfg.MODEL.RESUME and (self.is_dry or not self.cfg.TRAIN.AUTO_RESUME)
+
+    def make_data(self, **options: Any) -> Data:
+        """Open the config's data as this process sees them; `options` as for `build_data`."""
+        dist, runs = self.dist, [] if self.is_fresh else [self.folder.path]
+        if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
+            runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
+        options |= {"rank": dist.rank, "world_size": dist.world_size, "local_world_size": dist.local_world_size}
+        return dist.on_all("data", lambda: self.build_data(self.cfg, runs=runs, **options))
+
+    def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
+        """Make the config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""
+        model = build_model(self.cfg, len(classes) if classes else self.cfg.MODEL.NUM_CLASSES)
+        model.classes = list(classes) if classes else None
+        self.logger.info(describe_model(self.cfg, model))
+        return model.to(self.dist.device)
 
 
 def build_precision(cfg: Config, dist: Distributed) -> Precision:
-    """The number format of the config on this device; TF32 is set for the whole process."""
+    """Choose the number format of the config on this device; TF32 is set for the whole process."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = cfg.TF32
     return choose_precision(dist.device, enabled=cfg.AMP_ENABLE, dtype=cfg.AMP_DTYPE)
 
 
 def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Precision, dist: Distributed) -> TrainState:
-    """A run's state before its first update. The model is on its device and holds its initial weights.
+    """Make a run's state before its first update, from a model on its device with its initial weights.
 
     What TRAIN.FREEZE names is frozen here, and the model is compiled as TRAIN.COMPILE says.
     """
@@ -48,13 +90,9 @@ def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Prec
 
 
 def compile_model(model: nn.Module, mode: str, device: torch.device, *, accumulation: int = 1) -> None:
-    """Have calls of the model compiled, in place: parameters and their names stay as they are.
+    """Have calls of a model compiled, in place: parameters and their names stay as they are.
 
-    Args:
-        model: on its device.
-        mode: as TRAIN.COMPILE.
-        device: what to compile for.
-        accumulation: backward passes whose gradients are added up.
+    The `mode` is as TRAIN.COMPILE; `accumulation` backward passes are added up to a gradient.
 
     Raises:
         ConfigError: what compiles for this device is not installed.
@@ -72,7 +110,7 @@ def compile_model(model: nn.Module, mode: str, device: torch.device, *, accumula
 
 
 def describe_model(cfg: Config, model: SwinTransformer) -> str:
-    """Name, size and cost of the model."""
+    """Describe name, size and cost of the model."""
     height, width = model.img_size
     return (
         f"model {cfg.MODEL.NAME}: {count_parameters(model):,} parameters, "
@@ -82,6 +120,6 @@ def describe_model(cfg: Config, model: SwinTransformer) -> str:
 
 
 def describe_frozen(model: SwinTransformer) -> str:
-    """How much of a model with frozen parts is trained."""
+    """Describe how much of a model with frozen parts is trained."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return f"frozen (TRAIN.FREEZE): {trained:,} of {count_parameters(model):,} parameters are trained"

@@ -36,7 +36,7 @@ class EvalResult:
         return 100.0 * self.correct5 / self.seen
 
     def fields(self) -> dict[str, Any]:
-        """For metrics.jsonl and eval.json."""
+        """Accuracies and counts, for metrics.jsonl and eval.json."""
         return {"acc1": self.acc1, "acc5": self.acc5, **asdict(self)}
 
     def __str__(self) -> str:
@@ -53,17 +53,14 @@ def evaluate(
     dist: Distributed,
     stop: StopRequest | None = None,
 ) -> EvalResult:
-    """Classify a data set, each process its own share of it.
+    """Classify a data set, each process its own part of it.
 
     Correct and seen samples are counted as integers and added over processes, so the result depends on neither batch
     size nor the number of processes. Nothing waits for the device before the end.
 
     Args:
-        model: images (b, C, H, W) to logits (b, K); not a distributed wrapper, since shares may differ in length.
-        batches: what to evaluate.
+        model: images (b, C, H, W) to logits (b, K); not a distributed wrapper, since parts may differ in length.
         normalise: images as loaded, on the device, to images as the model takes them.
-        precision: number format of the model.
-        dist: where this process stands.
         stop: a request that ends it early, on any of the processes.
 
     Raises:
@@ -75,8 +72,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     # float64 where there is one: a sum of 50,000 losses in float32 would depend on the order of its terms.
-    kind = torch.float32 if dist.device.type == "mps" else torch.float64
-    loss_sum = torch.zeros((), dtype=kind, device=dist.device)
+    loss_sum = torch.zeros((), dtype=torch.float32 if dist.device.type == "mps" else torch.float64, device=dist.device)
     counts = torch.zeros(2, dtype=torch.int64, device=dist.device)  # correct1, correct5
     seen, k = 0, 0  # k stays 0 in a process without samples, which sees no logits
     for batch in batches:
@@ -89,12 +85,12 @@ def evaluate(
         k = min(5, logits.shape[1])
         hits = logits.topk(k, dim=1).indices == labels[:, None]  # (b, k)
         counts += torch.stack([hits[:, 0].sum(), hits.sum()])  # a label is hit once at most
-        loss_sum += F.cross_entropy(logits, labels, reduction="none").to(kind).sum()
+        loss_sum += F.cross_entropy(logits, labels, reduction="none").to(loss_sum.dtype).sum()
         seen += len(labels)
     model.train(was_training)
-    shares = gather((*counts.tolist(), seen, loss_sum.item(), k))
-    correct1, correct5, seen, loss = (sum(numbers) for numbers in list(zip(*shares, strict=True))[:4])
+    sums = gather((*counts.tolist(), seen, loss_sum.item(), k))
+    correct1, correct5, seen, loss, _ = map(sum, zip(*sums, strict=True))
     if seen < batches.num_samples:
-        name = stop.name if stop and stop.name else "a signal to another process"
+        name = (stop and stop.name) or "a signal to another process"
         raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
-    return EvalResult(correct1, correct5, seen, loss / seen, max(share[-1] for share in shares))
+    return EvalResult(correct1, correct5, seen, loss / seen, max(k for *_, k in sums))

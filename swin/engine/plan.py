@@ -1,12 +1,11 @@
 """A run in words, before it begins."""
 
-from swin.config import Config
 from swin.engine.trainer import Trainer
 
 
-def describe_plan(cfg: Config, trainer: Trainer) -> str:
-    """Data, batch, steps and learning rates of a run, a line each."""
-    progress, dist = trainer.progress, trainer.dist
+def describe_plan(trainer: Trainer) -> str:
+    """Describe data, batch, steps and learning rates of a run, a line each."""
+    cfg, progress, dist = trainer.cfg, trainer.progress, trainer.dist
     steps = cfg.TRAIN.EPOCHS * progress.updates_per_epoch
     rates = [trainer.schedule(step) for step in range(0, steps, max(1, steps // 2000))] + [trainer.schedule(steps - 1)]
     scaled = f"base {cfg.TRAIN.BASE_LR:g}"
@@ -17,24 +16,22 @@ def describe_plan(cfg: Config, trainer: Trainer) -> str:
     if trainer.rollbacks:
         scaled += f", now x {trainer.lr_factor:g} after {trainer.rollbacks} returns (TRAIN.ROLLBACK)"
     num_val = trainer.data.val.num_samples if trainer.data.val else 0
-    return "\n".join(
-        [
-            f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images, "
-            f"{len(trainer.data.classes)} classes",
-            f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
-            f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update",
-            f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}",
-            f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
-            f"last {rates[-1]:.3e}",
-            f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}",
-        ]
+    return (
+        f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images, "
+        f"{len(trainer.data.classes)} classes\n"
+        f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
+        f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
+        f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}\n"
+        f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
+        f"last {rates[-1]:.3e}\n"
+        f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
     )
 
 
-def doubts(cfg: Config, trainer: Trainer) -> list[str]:
-    """What a user should be warned of in a plan."""
-    found = []
-    planned, reference = trainer.progress.total_batch, cfg.TRAIN.LR_REFERENCE_BATCH
+def find_doubts(trainer: Trainer) -> list[str]:
+    """List what a user should be warned of in a plan."""
+    found, train = [], trainer.cfg.TRAIN
+    planned, reference = trainer.progress.total_batch, train.LR_REFERENCE_BATCH
     if trainer.total_batch != planned:
         found.append(
             f"the run began with {planned} images an update and goes on with {trainer.total_batch}; its learning rates "
@@ -44,7 +41,7 @@ def doubts(cfg: Config, trainer: Trainer) -> list[str]:
     # Recipes are made for twice the reference (1024 and 512): a hundredth of their own peak is a fiftieth of the base.
     if reference and 50 * planned < reference:
         found.append(
-            f"the peak learning rate {cfg.TRAIN.BASE_LR * planned / reference:.1e} is a hundredth of the recipe's own "
+            f"the peak learning rate {train.BASE_LR * planned / reference:.1e} is a hundredth of the recipe's own "
             f"or less, since {planned} images an update are few beside TRAIN.LR_REFERENCE_BATCH {reference}: little "
             "will be learned. Raise --accumulation-steps, or set TRAIN.LR_REFERENCE_BATCH 0 and write TRAIN.BASE_LR, "
             "TRAIN.WARMUP_LR and TRAIN.MIN_LR for your batch."

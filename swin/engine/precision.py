@@ -10,7 +10,7 @@ from swin.errors import ConfigError
 
 @dataclass(frozen=True)
 class Precision:
-    """A choice of number format. `dtype` is None for float32 throughout."""
+    """A number format on a type of device; `dtype` is None for float32 throughout."""
 
     device_type: str
     dtype: torch.dtype | None
@@ -22,31 +22,26 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Context for forward passes."""
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device_type, dtype=self.dtype)
+        return torch.autocast(self.device_type, dtype=self.dtype) if self.dtype else nullcontext()
 
-    def make_scaler(self) -> torch.amp.GradScaler | None:
-        """A loss scaler where the format needs one: float16, whose small gradients would vanish."""
-        return torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """Make a loss scaler, enabled where the format needs one: float16, whose small gradients would vanish."""
+        return torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
 
 
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
 
 def choose_precision(device: torch.device, *, enabled: bool, dtype: str = "auto") -> Precision:
-    """The format for a device.
+    """Choose the format for a model on a device: float32 unless `enabled`.
 
-    Args:
-        device: where the model runs.
-        enabled: False for float32.
-        dtype: "bf16", "fp16", or "auto": bf16 where the hardware has it, else fp16 on CUDA, else float32.
+    The `dtype` "auto" is bf16 where the hardware has it, else fp16 on CUDA, else float32.
 
     Raises:
         ConfigError: fp16 on a CPU, where its matrix products are slow and its gradients unscaled.

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 @dataclass
 class Progress:
-    """Where a run stands between two updates.
+    """Where a run stands between two updates, however these are divided into processes and micro-batches.
 
-    Nothing here depends on how updates are divided into processes and micro-batches, and after another total batch a
-    run goes on where it was: the schedule is laid out once, for the total batch that the run began with.
+    After another total batch a run goes on where it was: the schedule is laid out once, for the total batch that the
+    run began with.
 
     Attributes:
         num_samples: samples of an epoch, over all processes.

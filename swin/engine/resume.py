@@ -7,15 +7,16 @@ from typing import Any
 
 from swin.config import Config, config_to_dict, flatten
 from swin.distributed import Distributed, from_main, gather
+from swin.engine.build import Job
 from swin.engine.checkpoint import LAST, epoch_checkpoints, read_checkpoint
 from swin.errors import CheckpointError, ConfigError
 
 # Settings that say where things are, not how a run goes.
-_PLACES = ("MODEL.RESUME", "DATA.DATA_PATH", "OUTPUT", "TAG", "DEVICE", "EVAL_MODE", "THROUGHPUT_MODE")
+_LOCATIONS = ("MODEL.RESUME", "DATA.DATA_PATH", "OUTPUT", "TAG", "DEVICE", "EVAL_MODE", "THROUGHPUT_MODE")
 
 
 def find_latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest readable checkpoint of a folder, None if it has none; damaged ones are passed over with a warning.
+    """Find the newest readable checkpoint of a folder, if it has any; damaged ones are passed over with a warning.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be read. Starting anew would then lose a run in silence.
@@ -24,10 +25,9 @@ def find_latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     for path in candidates:
         try:
             read_checkpoint(path)
+            return path
         except CheckpointError as error:
             warn(f"{error} Falling back to the checkpoint before it.")
-        else:
-            return path
     if candidates:
         raise CheckpointError(
             f"none of the {len(candidates)} checkpoints in {folder} can be read; "
@@ -36,26 +36,13 @@ def find_latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
-def find_checkpoint(
-    checkpoints: Path, *, resume: str, is_automatic: bool, warn: Callable[[str], None]
-) -> tuple[Path, str] | None:
-    """The checkpoint to continue from, as the main process sees it, and why it is this one; None to begin anew.
-
-    Args:
-        checkpoints: folder of the run's own.
-        resume: the checkpoint that was named; empty for none. It beats the automatic choice.
-        is_automatic: whether to continue from the run's newest checkpoint.
-        warn: is told of damaged checkpoints.
-
-    Raises:
-        CheckpointError: all of the run's own checkpoints are damaged.
-    """
-    if resume:
-        return Path(resume), "because --resume names it"
-    newest = from_main(lambda: find_latest(checkpoints, warn) if is_automatic else None)
-    if newest is None:
-        return None
-    return newest, "the newest of this run (TRAIN.AUTO_RESUME); a new --tag starts anew"
+def find_checkpoint(job: Job) -> tuple[Path, str] | None:
+    """Choose the checkpoint to continue from, in the main process, and say why it is this one; None to begin anew."""
+    if job.cfg.MODEL.RESUME:
+        return Path(job.cfg.MODEL.RESUME), "because --resume names it"
+    folder, warn = job.folder.path / "checkpoints", job.logger.warning
+    newest = from_main(lambda: None if job.is_fresh else find_latest(folder, warn))
+    return None if newest is None else (newest, "the newest of this run (TRAIN.AUTO_RESUME); a new --tag starts anew")
 
 
 def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
@@ -64,7 +51,7 @@ def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or differs between processes, whose numbers are then named.
     """
-    content, found = {}, ""
+    content: dict[str, Any] = {}
     try:
         content = read_checkpoint(path)
         keys = ("epoch", "position", "step", "digest")
@@ -74,9 +61,8 @@ def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
     views = gather(found)
     if content and len(set(views)) == 1:
         return content
-    differing = [rank for rank, view in enumerate(views) if view != views[0]]
     message = views[0]
-    if differing:
+    if differing := [rank for rank, view in enumerate(views) if view != views[0]]:
         message = (
             f"the processes do not see the same checkpoint {path}: process 0 found {views[0]}; "
             f"process{'es' * (len(differing) > 1)} {', '.join(map(str, differing))} found {views[differing[0]]}. "
@@ -86,11 +72,7 @@ def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
 
 
 def check_classes(content: Mapping[str, Any], classes: Sequence[str], path: Path) -> None:
-    """Refuse to continue a run on other classes than it began with.
-
-    Raises:
-        ConfigError: they differ.
-    """
+    """Raise a ConfigError if a run would be continued on other classes than it began with."""
     saved = content.get("classes")
     if saved and list(saved) != list(classes):
         changed = next(pair for pair in itertools.zip_longest(saved, classes) if pair[0] != pair[1])
@@ -107,5 +89,5 @@ def changed_settings(content: Mapping[str, Any], cfg: Config) -> list[str]:
     if type(saved) is not dict:  # the official repository's have other defaults
         return []
     before, now = flatten(saved), flatten(config_to_dict(cfg))
-    keys = [key for key in before.keys() & now.keys() if before[key] != now[key] and key not in _PLACES]
+    keys = [key for key in before.keys() & now.keys() if before[key] != now[key] and key not in _LOCATIONS]
     return [f"{key} {before[key]} -> {now[key]}" for key in sorted(keys)]

@@ -1,74 +1,22 @@
 """What a command line can ask for, once its config is read: throughput, evaluation, a dry run, or training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from swin.batches import Data
-from swin.config import Config, dump_config
-from swin.create import build_model
-from swin.distributed import Distributed, explain_timeout, from_main, gather, is_collective_error
-from swin.engine.build import compile_model, describe_frozen, describe_model
+from swin.config import dump_config
+from swin.distributed import explain_timeout, from_main, gather, is_collective_error
+from swin.engine.build import Job, compile_model, describe_frozen
 from swin.engine.evaluate import evaluate
-from swin.engine.plan import describe_plan, doubts
-from swin.engine.precision import Precision
+from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
-from swin.engine.signals import StopRequest
 from swin.engine.step import train_step
 from swin.engine.throughput import measure_throughput
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
-from swin.logger import Logger
-from swin.models import SwinTransformer
-from swin.run_folder import RunFolder
 from swin.weights import load_weights, read_weights
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a command line asks for, and what all kinds of jobs need."""
-
-    cfg: Config
-    dist: Distributed
-    precision: Precision
-    logger: Logger
-    stop: StopRequest
-    folder: RunFolder
-    build_data: Callable[..., Data]
-    is_dry: bool
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether the run begins anew, whatever is in its folder."""
-        return not self.cfg.MODEL.RESUME and (self.is_dry or not self.cfg.TRAIN.AUTO_RESUME)
-
-    def make_data(self, **options: Any) -> Data:
-        """The config's data as this process sees them; `options` as for `build_data`."""
-        runs = [] if self.is_fresh else [self.folder.path]
-        if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
-            runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
-        return self.dist.on_all(
-            "data",
-            lambda: self.build_data(
-                self.cfg,
-                rank=self.dist.rank,
-                world_size=self.dist.world_size,
-                local_world_size=self.dist.local_world_size,
-                runs=runs,
-                **options,
-            ),
-        )
-
-    def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
-        """The config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""
-        model = build_model(self.cfg, len(classes) if classes else self.cfg.MODEL.NUM_CLASSES)
-        model.classes = list(classes) if classes else None
-        self.logger.info(describe_model(self.cfg, model))
-        return model.to(self.dist.device)
 
 
 def run_throughput(job: Job) -> None:
@@ -104,25 +52,21 @@ def run_evaluation(job: Job) -> None:
 
 
 def make_trainer(job: Job) -> Trainer:
-    """The run that the config describes, where the checkpoint stands that it continues from, if any."""
-    cfg, dist, logger, folder = job.cfg, job.dist, job.logger, job.folder
-    found = find_checkpoint(
-        folder.path / "checkpoints", resume=cfg.MODEL.RESUME, is_automatic=not job.is_fresh, warn=logger.warning
-    )
+    """Make the run that the config describes, where the checkpoint stands that it continues from, if any."""
+    cfg, logger = job.cfg, job.logger
+    found = find_checkpoint(job)
     data = job.make_data()
     for note in data.notes:
         logger.warning(note)
     model = job.make_model(data.classes)
     if found is None and cfg.MODEL.PRETRAINED:
         logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
-    trainer = Trainer.from_config(
-        cfg, model, data, precision=job.precision, dist=dist, logger=logger, stop=job.stop, folder=folder
-    )
+    trainer = Trainer(job, model, data)
     if cfg.TRAIN.FREEZE:
         logger.info(describe_frozen(model))
     if found is not None:
         path, reason = found
-        content = read_agreed(path, dist)
+        content = read_agreed(path, job.dist)
         logger.info(f"resuming from {path}, {reason}")
         if cfg.MODEL.PRETRAINED:
             logger.info(f"{cfg.MODEL.PRETRAINED} (--pretrained) is not used, since the run is resumed")
@@ -130,8 +74,8 @@ def make_trainer(job: Job) -> Trainer:
         trainer.restore(content, path)
         if changes := changed_settings(content, cfg):
             logger.info(f"settings that differ from the checkpoint's: {', '.join(changes)}")
-    logger.info(describe_plan(cfg, trainer))
-    for doubt in doubts(cfg, trainer):
+    logger.info(describe_plan(trainer))
+    for doubt in find_doubts(trainer):
         logger.warning(doubt)
     logger.show_warnings(gather(logger.warnings))
     return trainer
@@ -150,14 +94,13 @@ def run_dry(job: Job) -> None:
 
 def run_training(job: Job, arguments: Sequence[str]) -> None:
     """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is."""
-    cfg, folder, is_main = job.cfg, job.folder, job.dist.is_main
+    epochs, folder, is_main = job.cfg.TRAIN.EPOCHS, job.folder, job.dist.is_main
     from_main(folder.lock)
     try:
         trainer = make_trainer(job)
         folder.status = from_main(lambda: begin(job, trainer, arguments))
-        if trainer.progress.epoch >= cfg.TRAIN.EPOCHS and trainer.evaluated:
-            done = f"all {cfg.TRAIN.EPOCHS} epochs are done; best accuracy {trainer.best:.3f}. "
-            done += "Raise TRAIN.EPOCHS to go on."
+        if trainer.progress.epoch >= epochs and trainer.evaluated:
+            done = f"all {epochs} epochs are done; best accuracy {trainer.best:.3f}. Raise TRAIN.EPOCHS to go on."
         else:
             trainer.run()
             done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
@@ -188,20 +131,20 @@ def record_end(job: Job, error: BaseException) -> None:
 
 def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any]:
     """Make the folder the run's own, in the main process: earlier rows are cut back to where the run stands."""
-    cfg, folder = job.cfg, job.folder
+    folder = job.folder
     if job.is_fresh and (aside := folder.set_aside()):
         job.logger.info(f"the earlier run of this name is now in {aside} (TRAIN.AUTO_RESUME False)")
-    folder.begin(dump_config(cfg), trainer.data.classes, arguments)
+    folder.begin(dump_config(job.cfg), trainer.data.classes, arguments)
     if trainer.data.split:
         folder.write_json("split", trainer.data.split)
     folder.remove_leftovers()
     job.logger.open(folder.path, step=trainer.progress.step, evaluated=trainer.evaluated)
-    trainer.tell_status()
+    trainer.write_status()
     return folder.status
 
 
 def explain(error: BaseException, rank: int) -> SwinError | None:
-    """What a user is told of an error; None for a bug in this program, whose traceback says more."""
+    """Turn an error into what a user is told of it; None for a bug in this program, whose traceback says more."""
     if isinstance(error, SwinError):
         return error
     if isinstance(error, KeyboardInterrupt):

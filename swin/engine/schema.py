@@ -4,7 +4,7 @@ import math
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +17,6 @@ _MAX_EPOCH, _MAX_COUNT, _MAX_BATCH = 10**6, 2**53, 2**20
 _PLAIN = (dict, list, tuple, str, int, float, type(None))
 
 
-class _Rule(NamedTuple):
-    expected: str
-    holds: Callable[[Any], bool]
-
-
 def check_content(content: dict[str, Any], path: str | Path) -> None:
     """Check what a run is to be continued from.
 
@@ -32,8 +27,9 @@ def check_content(content: dict[str, Any], path: str | Path) -> None:
     for key, value in content.items():
         if key not in _RULES:
             raise _refused(path, f"has the entry {_describe(key)}, which this version does not know")
-        if not _RULES[key].holds(value):
-            raise _refused(path, f"has {_describe(value)} as '{key}', expected {_RULES[key].expected}")
+        expected, holds = _RULES[key]
+        if not holds(value):
+            raise _refused(path, f"has {_describe(value)} as '{key}', expected {expected}")
     if "optimizer" in content and "epoch" not in content:
         raise _refused(path, "has no 'epoch', expected the number of the last one that was completed")
     position, num_samples = content.get("position", 0), content.get("num_samples", _MAX_COUNT)
@@ -69,10 +65,6 @@ def _describe(value: Any) -> str:
     return reprlib.repr(value) if is_short else f"a {type(value).__name__} of other content"
 
 
-def _whole(low: int, high: int = _MAX_COUNT) -> _Rule:
-    return _Rule(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
-
-
 def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low <= value <= high and math.isfinite(value)
 
@@ -84,46 +76,37 @@ def _is_weights(value: Any) -> bool:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return True
     # In a tenth of the time that torch.isfinite takes.
-    return all(math.isfinite(bound) for bound in torch.aminmax(tensor.detach()))
+    is_exact = tensor.numel() == 0 or not tensor.is_floating_point()
+    return is_exact or all(math.isfinite(bound) for bound in torch.aminmax(tensor.detach()))
 
 
 def _is_optimizer(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("state"), dict):
-        return False
-    groups = value.get("param_groups")
-    if not isinstance(groups, list) or not all(map(_is_group, groups)):
-        return False
-    keys = [key for group in groups for key in group["params"]]
-    return len(set(keys)) == len(keys) > 0 and all(map(_is_state_of_parameter, value["state"].values()))
+    match value:
+        case {"state": dict(states), "param_groups": list(groups)} if all(map(_is_group, groups)):
+            keys = [key for group in groups for key in group["params"]]
+            return len(set(keys)) == len(keys) > 0 and all(map(_is_state_of_parameter, states.values()))
+    return False
 
 
 def _is_group(group: Any) -> bool:
-    return (
-        isinstance(group, dict)
-        and isinstance(group.get("params"), list)
-        and all(type(key) is int for key in group["params"])
-        and _is_number(group.get("momentum", 0.0), 0.0, 1.0)
-    )
+    match group:
+        case {"params": list(keys)}:
+            return all(type(key) is int for key in keys) and _is_number(group.get("momentum", 0.0), 0.0, 1.0)
+    return False
 
 
 def _is_state_of_parameter(state: Any) -> bool:
-    """Whether these are values that AdamW or SGD keeps of one parameter."""
-    if not isinstance(state, dict):
-        return False
-    for name, value in state.items():
-        if name == "step":  # a tensor since torch 1.12
-            number = value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
-            holds = _is_number(number, 0, _MAX_COUNT)
-        elif value is None:
-            holds = name == "momentum_buffer"
-        else:
-            holds = isinstance(value, Tensor) and value.is_floating_point()
-        if not holds:
-            return False
-    return True
+    return isinstance(state, dict) and all(_is_moment(name, value) for name, value in state.items())
+
+
+def _is_moment(name: Any, value: Any) -> bool:
+    """Whether AdamW or SGD keeps such a value of one parameter."""
+    if name == "step":  # a tensor since torch 1.12
+        return _is_number(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value, 0, _MAX_COUNT)
+    if value is None:
+        return bool(name == "momentum_buffer")
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _is_scaler(value: Any) -> bool:
@@ -135,36 +118,34 @@ def _is_scaler(value: Any) -> bool:
 
 
 def _is_ema(value: Any) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not _is_weights(value.get("model")):
-        return False
-    count = value.get("num_updates")
-    return isinstance(count, Tensor) and count.dtype == torch.int64 and count.ndim == 0 and count.item() >= 0
+    match value:
+        case {"model": weights, "num_updates": Tensor() as count} if _is_weights(weights):
+            return count.dtype == torch.int64 and count.ndim == 0 and count.item() >= 0
+    return value is None
 
 
-_RULES = {
-    "model": _Rule("a dict of names and finite tensors", lambda value: _is_weights(value) and len(value) > 0),
-    "optimizer": _Rule("the state of AdamW or SGD", _is_optimizer),
-    "scaler": _Rule("the state of a gradient scaler, or None", _is_scaler),
-    "ema": _Rule("averaged weights and their 'num_updates', or None", _is_ema),
+def _whole(low: int, high: int = _MAX_COUNT) -> tuple[str, Callable[[Any], bool]]:
+    return f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high
+
+
+# What is expected of each entry, and whether a value is that.
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "model": ("a dict of names and finite tensors", lambda value: _is_weights(value) and len(value) > 0),
+    "optimizer": ("the state of AdamW or SGD", _is_optimizer),
+    "scaler": ("the state of a gradient scaler, or None", _is_scaler),
+    "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
     "epoch": _whole(-1, _MAX_EPOCH),
-    "position": _whole(0),
-    "step": _whole(0),
-    "skipped": _whole(0),
-    "rollbacks": _whole(0),
-    "total_batch": _whole(1),
-    "num_samples": _whole(1),
-    "evaluated": _Rule("True or False", lambda value: type(value) is bool),
-    "lr_factor": _Rule("a number above 0 and up to 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0),
-    "max_accuracy": _Rule("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),
-    "classes": _Rule("a list of names", lambda value: type(value) is list and all(type(name) is str for name in value)),
-    "config": _Rule(
+    **dict.fromkeys(("position", "step", "skipped", "rollbacks"), _whole(0)),
+    **dict.fromkeys(("total_batch", "num_samples"), _whole(1)),
+    "evaluated": ("True or False", lambda value: type(value) is bool),
+    "lr_factor": ("a number above 0 and up to 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0),
+    "max_accuracy": ("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),
+    "classes": ("a list of names", lambda value: type(value) is list and all(type(name) is str for name in value)),
+    "config": (
         "a dict of plain values",
         lambda value: isinstance(value, dict) and all(isinstance(part, _PLAIN) for part in walk(value)),
     ),
-    "digest": _Rule("what this program writes there", is_digest),
+    "digest": ("what this program writes there", is_digest),
     # Of official checkpoints; not used.
-    "lr_scheduler": _Rule("anything", lambda _: True),
-    "amp": _Rule("anything", lambda _: True),
+    **dict.fromkeys(("lr_scheduler", "amp"), ("anything", lambda _: True)),
 }

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from swin.errors import RunStoppedError
@@ -32,7 +32,7 @@ class StopRequest:
         return self
 
     def defer(self) -> None:
-        """From here on, where training or the way out begins: signals are remembered for who looks at `requested`."""
+        """From here on, where training or the way out begins: signals wait for who looks at `requested`."""
         self._is_deferred = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -45,8 +45,6 @@ class StopRequest:
         elif is_first:  # a launcher's repetition must not interrupt the way out
             raise RunStoppedError(f"stopped by {self.name} before training began; there was nothing to save")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)

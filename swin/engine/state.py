@@ -37,7 +37,7 @@ class TrainState:
 
     model: SwinTransformer
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None
+    scaler: torch.amp.GradScaler
     ema: Ema | None
     loss: Loss
     prepare: PrepareFn
@@ -50,34 +50,29 @@ class TrainState:
     def __post_init__(self) -> None:
         self.network = self.model
         if self.dist.world_size > 1:
-            self.network = DistributedDataParallel(
-                self.model,
-                device_ids=[self.dist.device] if self.dist.device.type == "cuda" else None,
-                broadcast_buffers=False,  # the only buffers are indices that follow from the config
-                gradient_as_bucket_view=True,
-            )
+            device_ids = [self.dist.device] if self.dist.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
+            # The only buffers are indices that follow from the config. The argument has changed its name in torch.
+            self.network.broadcast_buffers = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors and counters, sharing memory with this object."""
+        """Return the tensors and counters, sharing memory with this object."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
             "ema": self.ema.state_dict() if self.ema else None,
         }
 
     def load_state_dict(self, content: dict[str, Any], source: Path) -> None:
-        """Take over a checkpoint's tensors and counters; none of them stays referenced.
-
-        Args:
-            content: what `swin.engine.checkpoint.read_checkpoint` returned.
-            source: the file, for messages.
+        """Take over what was read from the checkpoint `source`; none of its tensors stays referenced.
 
         Raises:
             CheckpointError: parts are missing, or shapes differ from the config's.
         """
         load_strictly(self.model, content["model"], source)
-        for name, target in (("optimizer", self.optimizer), ("scaler", self.scaler), ("ema", self.ema)):
+        scaler = self.scaler if self.scaler.is_enabled() else None
+        for name, target in (("optimizer", self.optimizer), ("scaler", scaler), ("ema", self.ema)):
             if target is None:
                 continue
             if not content.get(name):

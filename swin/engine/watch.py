@@ -1,40 +1,53 @@
-"""What a run says about its data: images that were replaced, and a device that waits."""
+"""What a run reports of its data: images that were replaced, and a device that waits."""
 
+import itertools
 import os
+import time
+from collections.abc import Iterator
 
-from swin.batches import TrainBatches
+from swin.batches import Batch, TrainBatches
 from swin.distributed import gather
 from swin.errors import DataError
 from swin.logger import Logger
 
-_WATCHED_LINES, _GREATEST_WAIT = 5, 0.1  # log lines to judge the waiting by, and the share of time that is too much
+_WATCHED_LINES, _GREATEST_WAIT = 5, 0.1  # log lines to judge the waiting by, and the fraction of time that is too much
 
 
 class DataWatch:
     """Warns of images that were replaced on any process, each once, and of a device that waits for data, once.
 
     Attributes:
-        failures: why this process replaced images since they were last told.
+        failures: why this process replaced images since they were last reported.
         unreadable: why images were replaced on any process so far, each reason once.
+        waited_sec: seconds of waiting since the last log line.
     """
 
     def __init__(self, loader: TrainBatches, logger: Logger) -> None:
         self.loader, self.logger = loader, logger
         self.failures: list[str] = []
         self.unreadable: dict[str, None] = {}
-        self.shares: list[float] = []
+        self._waits: list[float] = []
+        self.waited_sec = 0.0
 
-    def tell_failures(self) -> None:
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the same batches, and count the time that their consumer waits for them."""
+        self.waited_sec = 0.0
+        while True:
+            begin = time.perf_counter()
+            batch = next(batches)
+            self.waited_sec += time.perf_counter() - begin
+            yield batch
+
+    def report_failures(self) -> None:
         """Collect what was replaced on all processes; all of them call it together.
 
         Raises:
             DataError: more images than DATA.MAX_ERRORS are unreadable.
         """
-        for reasons in gather(list(dict.fromkeys(self.failures))):
-            for reason in reasons:
-                if reason not in self.unreadable:
-                    self.logger.warning(f"skipped, and the next image taken: {reason}")
-                    self.unreadable[reason] = None
+        for reason in itertools.chain(*gather(list(dict.fromkeys(self.failures)))):
+            if reason not in self.unreadable:
+                self.logger.warning(f"skipped, and the next image taken: {reason}")
+                self.unreadable[reason] = None
         self.failures.clear()
         if self.loader.max_errors is not None and len(self.unreadable) > self.loader.max_errors:
             raise DataError(
@@ -43,16 +56,16 @@ class DataWatch:
                 is_shared=True,
             )
 
-    def log_wait(self, data_wait: float) -> None:
-        """Take the share of time since the last log line that was spent waiting for data."""
-        self.shares.append(data_wait)
+    def log_wait(self, wait: float) -> None:
+        """Take the fraction of the time since the last log line that was spent waiting for data."""
+        self._waits.append(wait)
         # Not the first line: until then workers were starting.
-        share = sum(self.shares[1:]) / _WATCHED_LINES
-        if len(self.shares) == 1 + _WATCHED_LINES and share > _GREATEST_WAIT:
+        mean = sum(self._waits[1:]) / _WATCHED_LINES
+        if len(self._waits) == 1 + _WATCHED_LINES and mean > _GREATEST_WAIT:
             cpus, workers = os.cpu_count() or 1, self.loader.num_workers
             more = f"raise DATA.NUM_WORKERS (now {workers})" if workers < cpus else "use a machine with more CPUs"
             self.logger.warning(
-                f"{share:.0%} of the time went into waiting for data with {workers} workers a process and {cpus} "
+                f"{mean:.0%} of the time went into waiting for data with {workers} workers a process and {cpus} "
                 f"CPUs. To train faster, {more}, pack the images smaller (python -m tools.pack_dataset --short-side "
                 "256), or choose a lighter AUG.AUTO_AUGMENT."
             )

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 def start_rank(runner, rank: int, world_size: int, port: int, folder: Path, *arguments: str) -> subprocess.Popen:
     """One process of several, as a launcher would start it on a machine of its own."""
-    place = {
+    variables = {
         "RANK": rank,
         "WORLD_SIZE": world_size,
         "LOCAL_RANK": rank,
@@ -27,7 +27,7 @@ def start_rank(runner, rank: int, world_size: int, port: int, folder: Path, *arg
     return subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *arguments],
         cwd=folder,
-        env={**os.environ, **{key: str(value) for key, value in place.items()}, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **{key: str(value) for key, value in variables.items()}, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,8 +101,8 @@ def slow(monkeypatch, **settings: object) -> None:
         monkeypatch.setenv(f"SLOW_{name.upper()}", str(value))
 
 
-@pytest.mark.parametrize(("place", "moment"), [("start", "start_sec"), ("data", "list_sec")])
-def test_a_process_slower_than_the_time_out_is_named(runner, tmp_path, monkeypatch, place, moment):
+@pytest.mark.parametrize(("what", "moment"), [("start", "start_sec"), ("data", "list_sec")])
+def test_a_process_slower_than_the_time_out_is_named(runner, tmp_path, monkeypatch, what, moment):
     slow(monkeypatch, rank=1, **{moment: 30})
     port, given = free_port(), command(runner, "--opts", "DIST_TIMEOUT", "8")
     processes = [start_rank(runner, rank, 3, port, tmp_path, *given) for rank in range(3)]
@@ -110,7 +110,7 @@ def test_a_process_slower_than_the_time_out_is_named(runner, tmp_path, monkeypat
     processes[1].kill()
     processes[1].communicate()
     assert [status for status, _ in results] == [1, 1], results
-    assert f"Not there after 8 s ({place}): rank 1." in results[0][1]
+    assert f"Not there after 8 s ({what}): rank 1." in results[0][1]
     assert "raise DIST_TIMEOUT" in results[0][1]
     for _, output in results:
         assert "gloo" not in output.lower()

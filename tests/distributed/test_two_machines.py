@@ -43,15 +43,15 @@ def machines():
 def launch(runner, number, tag, *options):
     """Start the script on one of the machines."""
     command = ["ip", "netns", "exec", NAMES[number], "bash", str(ROOT / "scripts" / "train_two_nodes.sh")]
-    place = {"MASTER": ADDRESSES[0], "PORT": str(PORT), "NODE_RANK": str(number), "LOCAL_ADDR": ADDRESSES[number]}
-    place |= {"GPUS": "1", "GLOO_SOCKET_IFNAME": CABLES[number], "OMP_NUM_THREADS": "1"}
-    place["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {"MASTER": ADDRESSES[0], "PORT": str(PORT), "NODE_RANK": str(number), "LOCAL_ADDR": ADDRESSES[number]}
+    variables |= {"GPUS": "1", "GLOO_SOCKET_IFNAME": CABLES[number], "OMP_NUM_THREADS": "1"}
+    variables["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (runner.folder / f"machine{number}.log").open("w") as log:
         return subprocess.Popen(
             [*command, str(runner.data), *runner.arguments(tag, *options)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **place},
+            env={**os.environ, **variables},
         )
 
 

@@ -44,7 +44,7 @@ def lay_out(cfg, progress: Progress):
 
 
 def walk(progress: Progress, layout: tuple[int, int, int]):
-    """The updates of a run from where it stands, each by the places that it takes."""
+    """The updates of a run from where it stands, each by the indices that it takes."""
     world_size, batch_size, accumulation = layout
     while progress.epoch < EPOCHS:
         plan = list(
@@ -79,7 +79,7 @@ def test_each_sample_comes_once_at_the_rate_of_the_undisturbed_run(before, after
     for stopped_after in (1, num_updates // 3, num_updates // 2, num_updates - 2):
         changed, seen = Progress(NUM_SAMPLES, total(before)), []
         for number, (start, stop) in enumerate(walk(changed, before), start=1):
-            seen += [(changed.epoch, place) for place in range(start, stop)]
+            seen += [(changed.epoch, index) for index in range(start, stop)]
             if number == stopped_after:
                 changed.advance(stop)
                 break
@@ -87,12 +87,12 @@ def test_each_sample_comes_once_at_the_rate_of_the_undisturbed_run(before, after
             changed.finish_epoch()
         rates = lay_out(cfg, changed)  # as a resumed run does
         for start, stop in walk(changed, after):
-            seen += [(changed.epoch, place) for place in range(start, stop)]
+            seen += [(changed.epoch, index) for index in range(start, stop)]
             rate = rates(changed.epoch * changed.updates_per_epoch + start / changed.total_batch)
             assert rates(changed.update) == rate
             if (changed.epoch, start) in expected:
                 assert rate == pytest.approx(expected[changed.epoch, start], rel=1e-12, abs=0)
-        assert sorted(seen) == [(epoch, place) for epoch in range(EPOCHS) for place in range(NUM_SAMPLES)]
+        assert sorted(seen) == [(epoch, index) for epoch in range(EPOCHS) for index in range(NUM_SAMPLES)]
 
 
 def test_a_stopped_run_goes_on_with_another_batch_at_the_same_rates(runner, monkeypatch):

@@ -251,8 +251,8 @@ def test_what_is_kept_of_a_checkpoint_does_not_look_into_its_file(tmp_path):
     content = read_checkpoint(file)
     mapped = {*content["model"].values(), *content["ema"]["model"].values()}
     mapped |= {value for state in content["optimizer"]["state"].values() for value in state.values()}
-    places = {value.untyped_storage().data_ptr() for value in mapped}
-    assert len(places) == len(mapped)
+    addresses = {value.untyped_storage().data_ptr() for value in mapped}
+    assert len(addresses) == len(mapped)
     model = nn.Linear(2, 2)
     optimizer, ema = make_optimizer(model, name="adamw", lr=0.1, weight_decay=0.1), Ema(model, 0.9)
     model.load_state_dict(content["model"])
@@ -261,7 +261,7 @@ def test_what_is_kept_of_a_checkpoint_does_not_look_into_its_file(tmp_path):
     kept = [*model.parameters(), *ema.shadow.values(), ema.num_updates]
     kept += [value for state in optimizer.state.values() for value in state.values()]
     assert len(kept) == 2 + 2 + 1 + 2 * 3
-    assert not places & {value.untyped_storage().data_ptr() for value in kept}
+    assert not addresses & {value.untyped_storage().data_ptr() for value in kept}
     assert digest(optimizer.state_dict()["state"]) == digest(make_content()["optimizer"]["state"])
 
 
@@ -411,21 +411,21 @@ ODD = [None, True, -1, 0, 3, 10**9, 1e300, math.nan, "", "x", [], {}, (), torch.
 
 def random_change(content: dict[str, Any], chance: random.Random) -> None:
     """Replace, remove or add an entry at a random depth."""
-    place: Any = content
+    part: Any = content
     while True:
-        key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        if not isinstance(place[key], dict | list) or not place[key] or chance.random() < 0.3:
+        key = chance.choice(list(part) if isinstance(part, dict) else range(len(part)))
+        if not isinstance(part[key], dict | list) or not part[key] or chance.random() < 0.3:
             break
-        place = place[key]
+        part = part[key]
     kind = chance.randrange(4)
     if kind == 0:
-        del place[key]
-    elif kind == 1 and isinstance(place, dict):
-        place[chance.choice((key, "new", 7))] = chance.choice(ODD)
-    elif isinstance(place[key], torch.Tensor) and kind == 2:
-        place[key] = chance.choice((place[key][None], place[key].double(), place[key].flatten()[:0], place[key] * 1e38))
+        del part[key]
+    elif kind == 1 and isinstance(part, dict):
+        part[chance.choice((key, "new", 7))] = chance.choice(ODD)
+    elif isinstance(part[key], torch.Tensor) and kind == 2:
+        part[key] = chance.choice((part[key][None], part[key].double(), part[key].flatten()[:0], part[key] * 1e38))
     else:
-        place[key] = chance.choice(ODD)
+        part[key] = chance.choice(ODD)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -142,10 +142,11 @@ def test_the_content_of_a_resumed_checkpoint_is_not_kept(runner, monkeypatch):
 
 
 def test_a_full_disk_in_a_record_is_one_line(runner, monkeypatch):
-    from swin import run_folder
+    from swin import records
 
     def full(path, content):
-        raise run_folder.cannot_write(path, OSError(28, os.strerror(28)))
+        with records.writing(path):
+            raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("swin.run_folder.write_atomically", full)
     text = fails(runner, "run")

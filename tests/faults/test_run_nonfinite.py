@@ -31,15 +31,15 @@ def break_updates(patch, *steps: int, above_lr: float = 0.0) -> None:
     patch.setattr(trainer, "train_step", step)
 
 
-def remember_saves(patch) -> list[int]:
+def record_saves(patch) -> list[int]:
     """The updates that checkpoints are made of, from now on."""
     saved, checkpoint = [], Trainer.checkpoint
 
-    def remember(self):
+    def record(self):
         saved.append(self.progress.step)
         return checkpoint(self)
 
-    patch.setattr(Trainer, "checkpoint", remember)
+    patch.setattr(Trainer, "checkpoint", record)
     return saved
 
 
@@ -48,7 +48,7 @@ def status(runner, tag: str) -> dict:
 
 
 def test_nothing_is_saved_in_a_streak_though_epochs_end_in_it(runner, monkeypatch) -> None:
-    saved = remember_saves(monkeypatch)
+    saved = record_saves(monkeypatch)
     break_updates(monkeypatch, *range(7, 30))
     options = ["TRAIN.EPOCHS", "6", "SAVE_FREQ_STEPS", "1", "TRAIN.MAX_NONFINITE", "10", "PRINT_FREQ", "100"]
     assert runner("run", *FIVE_UPDATES, *options) == 4
@@ -140,7 +140,7 @@ def test_a_rollback_halves_the_rate_until_updates_are_finite_again(runner, monke
 
 
 def test_no_more_rollbacks_than_allowed(runner, monkeypatch) -> None:
-    saved = remember_saves(monkeypatch)
+    saved = record_saves(monkeypatch)
     break_updates(monkeypatch, *range(7, 30))
     assert runner("run", *ROLLBACK, "2", *CONSTANT) == 4
     assert runner.text().count("Going back to") == 2

@@ -115,11 +115,11 @@ def test_saves_between_epochs_are_made_though_they_fall_on_an_epochs_end(runner,
     rare = ["--batch-size", "16", "--opts", "SAVE_FREQ", "100", "EVAL_FREQ", "100", "TRAIN.EPOCHS", "4"]
     saved: list[tuple[int, int]] = []
 
-    def remember(writer, content, **names) -> None:
+    def record(writer, content, **names) -> None:
         saved.append((content["epoch"], content["position"]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("swin.engine.saving.CheckpointWriter.write", remember)
+        patch.setattr("swin.engine.checkpoint.CheckpointWriter.write", record)
         assert runner("run", *rare, *every) == 0
     assert {(0, 0), (1, 0), (2, 0)} <= set(saved)
 

@@ -14,10 +14,9 @@ from data.loaders import EvalLoader, TrainLoader
 from swin.batches import Batch, EvalBatches
 from swin.create import create_model
 from swin.distributed import all_reduce_sum, from_main, gather
-from swin.engine.checkpoint import read_checkpoint
+from swin.engine.checkpoint import CheckpointWriter, read_checkpoint
 from swin.engine.evaluate import evaluate
 from swin.engine.precision import Precision
-from swin.engine.saving import CheckpointWriter
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.errors import ConfigError

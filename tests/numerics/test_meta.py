@@ -90,7 +90,7 @@ def device(request, monkeypatch) -> Iterator[PretendedDevice]:
     monkeypatch.setattr(windows, "is_captured", lambda: True)  # what is cached would outlive the pretence
     if request.param == "cuda":
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-        monkeypatch.setattr(Tensor, "backward", pretend_backward)
+        monkeypatch.setattr(torch.autograd, "backward", pretend_backward)
     else:
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])

@@ -21,11 +21,11 @@ def make_watch(max_errors: int | None = None) -> tuple[DataWatch, Heard]:
     return DataWatch(SimpleNamespace(num_workers=1, max_errors=max_errors), heard), heard
 
 
-@pytest.mark.parametrize(("shares", "expected"), [([0.9, *[0.12] * 20], 1), ([0.9, *[0.08] * 20], 0), ([0.5] * 4, 0)])
-def test_waiting_is_told_once_and_not_for_the_start(shares: list[float], expected: int) -> None:
+@pytest.mark.parametrize(("waits", "expected"), [([0.9, *[0.12] * 20], 1), ([0.9, *[0.08] * 20], 0), ([0.5] * 4, 0)])
+def test_waiting_is_told_once_and_not_for_the_start(waits: list[float], expected: int) -> None:
     watch, heard = make_watch()
-    for share in shares:
-        watch.log_wait(share)
+    for wait in waits:
+        watch.log_wait(wait)
     assert len(heard.warnings) == expected
     if expected:
         assert heard.warnings[0].startswith("12% of the time went into waiting for data with 1 workers")
@@ -36,7 +36,7 @@ def test_each_replaced_image_is_told_once() -> None:
     watch, heard = make_watch(max_errors=2)
     for failures in (["a.jpg: is empty"], ["a.jpg: is empty", "b.jpg: is empty"], ["b.jpg: is empty"]):
         watch.failures += failures
-        watch.tell_failures()
+        watch.report_failures()
     assert heard.warnings == [f"skipped, and the next image taken: {name}.jpg: is empty" for name in "ab"]
     assert list(watch.unreadable) == ["a.jpg: is empty", "b.jpg: is empty"]
 
@@ -45,4 +45,4 @@ def test_too_many_unreadable_images_end_the_run() -> None:
     watch, _ = make_watch(max_errors=1)
     watch.failures += ["a.jpg: is empty", "b.jpg: is empty"]
     with pytest.raises(DataError, match=r"2 images cannot be read, more than DATA\.MAX_ERRORS 1; the last: b\.jpg"):
-        watch.tell_failures()
+        watch.report_failures()

@@ -99,8 +99,8 @@ def test_other_errors_are_no_collective_errors():
 
 
 def test_one_process_needs_no_launcher(no_launcher):
-    place = setup_distributed("cpu")
-    assert (place.rank, place.world_size, place.device, place.is_main) == (0, 1, torch.device("cpu"), True)
+    alone = setup_distributed("cpu")
+    assert (alone.rank, alone.world_size, alone.device, alone.is_main) == (0, 1, torch.device("cpu"), True)
     tensor = torch.tensor([3.0])
     assert all_reduce_sum(tensor) is tensor
     assert (gather(3), from_main(lambda: 4)) == ([3], 4)

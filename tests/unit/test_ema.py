@@ -38,15 +38,15 @@ def test_equals_a_loop_by_hand():
         torch.testing.assert_close(ema.shadow[name].double(), value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("num_updates", "share"), [(80_000, 9 / 80_010), (10**6, 1e-4)])
-def test_a_decay_near_one_keeps_its_precision(num_updates, share):
+@pytest.mark.parametrize(("num_updates", "fraction"), [(80_000, 9 / 80_010), (10**6, 1e-4)])
+def test_a_decay_near_one_keeps_its_precision(num_updates, fraction):
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     ema = Ema(model, decay=0.9999)
     ema.num_updates.fill_(num_updates)
     nn.init.ones_(model.weight)
     ema.update(model)
-    assert ema.shadow["weight"].item() == pytest.approx(share, rel=1e-6)
+    assert ema.shadow["weight"].item() == pytest.approx(fraction, rel=1e-6)
 
 
 def test_not_ok_leaves_everything():

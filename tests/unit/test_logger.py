@@ -115,10 +115,10 @@ def test_messages_before_the_files_are_open_are_kept_with_their_times(make_logge
     logger.info("early")
     assert not list(run_dir.iterdir())
     monkeypatch.setattr("time.strftime", lambda _: "2030-01-02 03:04:06")
-    logger.open(run_dir, step=0, has_metrics=False)
+    logger.open(run_dir, step=0)
     logger.info("late")
     assert (run_dir / "log.txt").read_text() == "2030-01-02 03:04:05 INFO early\n2030-01-02 03:04:06 INFO late\n"
-    assert [path.name for path in run_dir.iterdir()] == ["log.txt"]
+    assert {path.name for path in run_dir.iterdir()} == {"log.txt", "metrics.jsonl", "tensorboard"}
 
 
 def test_warnings_of_other_processes_are_shown_once_and_if_the_main_one_did_not(make_logger, run_dir, capsys):
@@ -258,7 +258,7 @@ def test_the_curves_are_cut_though_the_process_that_cut_them_was_killed_before_t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("swin.logger.write_atomically", killed)
+        patch.setattr("swin.records.write_atomically", killed)
         with pytest.raises(KeyboardInterrupt):
             make_logger(run_dir, step=1)
     train_rows(make_logger(run_dir, step=1), range(2, 4), loss=2.0)

@@ -74,9 +74,9 @@ def test_built_from_the_config(batch):
 def test_balanced_weights_make_classes_count_alike(batch):
     counts = [8, 1, 3, 0, 4]
     weights = balanced_weights(counts)
-    shares = weights * torch.tensor(counts)
-    torch.testing.assert_close(shares[[0, 1, 2, 4]], torch.full((4,), 4.0))
-    assert shares.sum() == sum(counts)  # the mean loss keeps its scale
+    sums = weights * torch.tensor(counts)
+    torch.testing.assert_close(sums[[0, 1, 2, 4]], torch.full((4,), 4.0))
+    assert sums.sum() == sum(counts)  # the mean loss keeps its scale
     logits, labels, soft = batch
     loss = make_loss(smoothing=0.1)
     weighted = weight_loss(loss, weights)

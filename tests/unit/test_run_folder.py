@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swin import run_folder
+from swin import run_lock
 from swin.errors import ConfigError
 from swin.run_folder import RunFolder, describe_environment
 
@@ -155,7 +155,7 @@ def test_a_lock_file_that_its_owner_removes_while_another_opens_it_is_not_what_i
             Path(path).parent.rmdir()
         return descriptor
 
-    monkeypatch.setattr(run_folder.os, "open", open_and_lose)
+    monkeypatch.setattr(os, "open", open_and_lose)
     assert folder.lock()
     assert removed
     assert json.loads((folder.path / ".lock").read_text())["pid"] == os.getpid()
@@ -165,13 +165,13 @@ def test_a_file_system_without_locks_is_used_without_one(folder, monkeypatch):
     def refuse(*_):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(run_folder.fcntl, "lockf", refuse)
+    monkeypatch.setattr(run_lock.fcntl, "lockf", refuse)
     assert not folder.lock()
     assert not list(folder.path.iterdir())
 
 
 def test_a_system_without_fcntl_has_no_lock(folder, monkeypatch):
-    monkeypatch.setattr(run_folder, "fcntl", None)
+    monkeypatch.setattr(run_lock, "fcntl", None)
     assert not folder.lock()
     begin(folder)
     folder.release()
@@ -252,7 +252,7 @@ def test_the_status_keeps_the_last_known_progress_and_the_start(folder):
 
 def test_an_earlier_run_is_set_aside_under_a_dated_name_even_twice_in_a_second(folder, start_other, monkeypatch):
     moved, other = [], start_other()
-    monkeypatch.setattr(run_folder.time, "strftime", lambda _: "2030-01-02_03-04-05")
+    monkeypatch.setattr("time.strftime", lambda _: "2030-01-02_03-04-05")
     for number in range(3):
         folder.lock()
         begin(folder)
