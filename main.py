@@ -20,7 +20,8 @@ import torch
 
 from data import build_data
 from swin.config.flags import load_command_line, run_path
-from swin.distributed import keep_freed_memory, setup_distributed, shutdown
+from swin.cpu import keep_freed_memory
+from swin.distributed import setup_distributed, shutdown
 from swin.engine.build import Job, build_precision
 from swin.engine.run import explain, run_dry, run_evaluation, run_throughput, run_training
 from swin.engine.signals import StopRequest

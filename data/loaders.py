@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from data.datasets import Failure, ImageDataset, Key, Samples, Source, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
 from swin.batches import Batch, EvalBatches, TrainBatches
-from swin.distributed import keep_freed_memory
+from swin.cpu import keep_freed_memory
 from swin.errors import DataError
 
 # What the main process gets to finish its update and save: as long as torchrun waits for it. 30 is torchrun's default.

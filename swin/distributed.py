@@ -1,9 +1,7 @@
 """Processes, devices and the few collectives that the project uses."""
 
-import ctypes
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -19,8 +17,6 @@ from swin.errors import ConfigError, ProcessGroupError, SwinError
 
 T = TypeVar("T")
 
-# glibc's M_TRIM_THRESHOLD and M_TOP_PAD, in bytes, and M_MMAP_MAX: blocks of their own would go back when freed.
-_MALLOC_OPTIONS = ((-1, 1 << 29), (-2, 1 << 26), (-4, 0))
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -247,16 +243,3 @@ def explain_timeout(error: BaseException, rank: int, step: int | None) -> str:
 
 def _is_joined() -> bool:
     return dist.is_available() and dist.is_initialized()
-
-
-def keep_freed_memory() -> None:
-    """Tells this process's allocator to keep what is freed for what comes next, where it is glibc's.
-
-    It otherwise hands large blocks back, and the kernel clears new pages for the next ones: an eighth of the time of a
-    data worker, a quarter of the time of a training step on a CPU with a large batch.
-    """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            for option, value in _MALLOC_OPTIONS:
-                library.mallopt(option, value)

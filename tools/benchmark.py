@@ -28,8 +28,9 @@ from data.datasets import ArrayImages
 from data.loaders import TrainLoader
 from data.prepare import Prepare
 from swin.batches import Batch
+from swin.cpu import keep_freed_memory
 from swin.create import create_model
-from swin.distributed import Distributed, keep_freed_memory
+from swin.distributed import Distributed
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step

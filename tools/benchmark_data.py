@@ -20,7 +20,7 @@ from PIL import Image
 from data.datasets import FolderImages
 from data.loaders import TrainLoader
 from data.transforms import make_train_transform
-from swin.distributed import keep_freed_memory
+from swin.cpu import keep_freed_memory
 from swin.engine.throughput import Timing
 from swin.errors import DataError
 from swin.preprocess import IMAGE_EXTENSIONS, read_file

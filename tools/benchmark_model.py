@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swin.distributed import keep_freed_memory
+from swin.cpu import keep_freed_memory
 from swin.engine.precision import Precision
 from swin.engine.throughput import Action, Floor, peak_bytes
 from swin.errors import ConfigError
