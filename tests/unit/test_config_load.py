@@ -353,3 +353,10 @@ def test_stored_configs_of_other_versions() -> None:
         config_from_dict(tree)
     with pytest.raises(ConfigError, match="expected a mapping"):
         config_from_dict(["not", "a", "dict"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["cpu", "triton"])
+def test_an_attention_of_an_earlier_version_is_read_as_auto(value):
+    tree = config_to_dict(load_config(opts=["MODEL.ATTENTION", value]))
+    tree["MODEL"]["ATTENTION"] = value
+    assert config_from_dict(tree).MODEL.ATTENTION == "auto"

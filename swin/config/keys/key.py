@@ -30,6 +30,7 @@ class Key:
     kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
     one_of: tuple[str, ...] = ()  # texts that are allowed; their case is ignored, as the official code does
+    retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
     is_per_stage: bool = False  # whether a list has one value for each stage
@@ -59,6 +60,8 @@ class Key:
             OverflowError: it is a number too large for its type.
         """
         converted = _convert(value, self.kind)
+        if converted in self.retired:
+            return self.default
         if self.one_of:
             return next((choice for choice in self.one_of if choice.lower() == converted.lower()), converted)
         # The default's own sequence type, so that a config that was dumped and loaded is equal to the first.

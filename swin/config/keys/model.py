@@ -46,9 +46,9 @@ MODEL = {
         Stochastic depth of the last block; it grows linearly from 0 at the first. Larger models want more."""),
     "LABEL_SMOOTHING": Key(0.1, between="[0, 1)").means("""
         Fraction of the target that is spread over all classes. Training losses then do not go down to 0."""),
-    "ATTENTION": Key("auto", one_of=("auto", "eager", "sdpa"), is_new=True).means("""
+    "ATTENTION": Key("auto", one_of=("auto", "eager", "sdpa"), retired=("cpu", "triton"), is_new=True).means("""
         Window attention by eager (plain operations, the reference), sdpa (PyTorch's fused scaled_dot_product_attention)
         or auto: sdpa, but eager where gradients are recorded on a CPU, which is faster there. All give the same numbers
-        up to rounding."""),
+        up to rounding. The cpu and triton of earlier versions are read as auto."""),
     **{f"SWIN.{name}": key for name, key in SWIN.items()},
 }
