@@ -50,7 +50,6 @@ bench train_gpu 70 train "${both[@]}"
 bench loop_gpu 40 loop --batch-size 64
 bench model_gpu 40 model "${both[@]}"
 bench train_gpu_compiled 90 train --against timm --batch-size 64 --dtype bf16 --compile default
-bench train_gpu_triton 40 train --batch-size 64 --dtype bf16 --attention triton
 part tests 300 -m pytest -m gpu -v -p no:cacheprovider -k "not compiled"
 part tests_compiled 300 -m pytest -m gpu -v -p no:cacheprovider -k compiled
 

@@ -13,7 +13,7 @@ from swin.engine.evaluate import evaluate
 from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
-from swin.engine.throughput import measure_throughput
+from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
 from swin.weights import load_weights, read_weights
@@ -25,10 +25,15 @@ def run_throughput(job: Job) -> None:
     model = job.make_model(None)
     images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=device)
     compile_model(model, cfg.TRAIN.COMPILE, device)
-    result = measure_throughput(model, images, job.precision)
-    job.logger.info(f"batch_size {len(images)} {result} ({job.precision.name} on {device})")
+    speeds, peak = measure_throughput(model, images, job.precision)
+    figures, rounds = summarize(speeds), len(speeds)
+    job.logger.info(
+        f"batch_size {len(images)} throughput {SUMMARY.format(**figures)} images/s over {rounds} rounds, "
+        f"peak memory {peak / 2**20:.0f} MiB ({job.precision.name} on {device})"
+    )
     setting = {"batch_size": len(images), "precision": job.precision.name, "device": str(device)}
-    from_main(lambda: job.folder.write_json("throughput", {**setting, **result.fields()}))
+    result = {**setting, "images_per_sec": {"model": figures}, "rounds": rounds, "peak_bytes": peak}
+    from_main(lambda: job.folder.write_json("throughput", result))
 
 
 def run_evaluation(job: Job) -> None:

@@ -34,7 +34,7 @@ def test_all_parts_run_and_are_logged(tmp_path):
     assert status == 0, output
     assert "ran -u -m pytest -m gpu" in output
     assert "ran -u -m tools.benchmark train --against timm,torchvision" in (tmp_path / "out/train_gpu.log").read_text()
-    assert len(list((tmp_path / "out").glob("*.log"))) == 7
+    assert len(list((tmp_path / "out").glob("*.log"))) == 6
 
 
 @pytest.mark.parametrize(("failing", "name"), [("benchmark loop", "loop_gpu"), ("not compiled", "tests")])
@@ -43,7 +43,7 @@ def test_a_failing_part_does_not_keep_the_others_from_running(tmp_path, failing,
     assert status == 1
     assert output.count("== FAILED") == 1
     assert f"== FAILED: {name} (exit status 7)" in output
-    assert output.count("\nran ") == 7
+    assert output.count("\nran ") == 6
 
 
 def test_without_a_gpu_it_says_so_at_once(tmp_path):

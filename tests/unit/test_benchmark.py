@@ -1,6 +1,8 @@
-"""The benchmark's contestants, floor and figures, on a small model."""
+"""The benchmark's baselines, linear bound, turns and format, on a small model."""
 
 import json
+import os
+from functools import partial
 
 import pytest
 import torch
@@ -8,39 +10,112 @@ from torch import nn
 
 from swin.engine.precision import Precision
 from swin.models import SwinTransformer
-from tools import benchmark
-from tools.benchmark_model import ProcessAction, activation_bytes, largest_batch, make_contestant, scaling_exponent
+from tools.benchmark import models
+from tools.benchmark.__main__ import main
+from tools.benchmark.linear_bound import LinearBound
+from tools.benchmark.memory import activation_bytes, largest_batch
+from tools.benchmark.process import ProcessRun
+from tools.benchmark.timing import describe, interleave, make_result, ratio
 
 SMALL = {"img_size": 56, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 5}
 FP32 = Precision("cpu", None)
+FIGURES = {"median", "mean", "stdev", "lowest", "highest"}
 
 
-@pytest.mark.parametrize("peer", ["timm", "torchvision"])
-def test_a_contestant_computes_the_same_function(peer):
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(models, "create_model", lambda name, **changes: SwinTransformer(**SMALL))
+
+
+def test_the_baselines_take_turns_and_the_warm_up_is_not_counted():
+    order: list[str] = []
+
+    def run(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    speeds = interleave({name: partial(run, name) for name in "ab"}, rounds=2, warmup=1)
+    assert order == list("ababab")
+    assert speeds == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    # The second round was slow for both.
+    assert ratio([10.0, 2.0, 12.0], [5.0, 1.0, 4.0]) == 2.0
+    # The fraction of the linear bound.
+    assert ratio([10.0, 30.0, 20.0], [20.0, 40.0, 80.0]) == 0.5
+
+
+def test_a_result_holds_mean_spread_and_n_and_is_told_in_lines():
+    result = make_result({"ours": [10.0, 30.0, 20.0]}, {"fraction": 0.5}, peak_bytes={"ours": 2**30}, images=3)
+    figures = {"median": 20.0, "mean": 20.0, "stdev": 10.0, "lowest": 10.0, "highest": 30.0}
+    assert result["figures"] == {"ours": figures}
+    assert (result["unit"], result["n"], result["images"]) == ("images/s", 3, 3)
+    assert describe("fp32", result).splitlines() == [
+        "fp32: images/s, median (lowest to highest) of 3 rounds",
+        "  ours: 20.0 (10.0 to 30.0)",
+        "  ratios: fraction 0.500",
+        "  peak_bytes: ours 1024.0 MiB",
+    ]
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_baseline_computes_the_same_function(library):
     ours = SwinTransformer(**SMALL, drop_path_rate=0.0).eval()
     images = torch.randn(1, 3, 56, 56)
     with torch.inference_mode():
-        torch.testing.assert_close(make_contestant(peer, ours).eval()(images), ours(images), rtol=1e-4, atol=1e-5)
+        theirs = models.make_baseline(library, ours).eval()(images)
+        torch.testing.assert_close(theirs, ours(images), rtol=1e-4, atol=1e-5)
 
 
-def start_process(model: nn.Module, *, channels: int, train: bool) -> ProcessAction:
-    images, labels = torch.randn(1, channels, 56, 56), torch.tensor([0])
-    return ProcessAction(model, images, labels, FP32, train=train, compile_mode="off", keep_memory=train)
-
-
-def test_a_contestant_in_its_own_process_works_on_a_copy_and_reports_its_memory():
+def test_the_linear_bound_is_every_linear_layer_and_gives_each_a_gradient():
     model = SwinTransformer(**SMALL)
-    action = start_process(model, channels=3, train=True)
-    action()
-    assert action.peak_bytes() > 50 * 2**20
+    images = torch.randn(2, 3, 56, 56)
+    bound = LinearBound(model, images, None)
+    bound(images)
+    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    assert len(bound.inputs) == len(weights)
+    assert all(weight.grad is not None for weight in weights)
+    assert model.norm.weight.grad is None
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_the_linear_bound_is_given_what_each_layer_is_given_in_the_model(backend):
+    model = SwinTransformer(**SMALL, attention=backend)
+    images = torch.randn(3, 3, 56, 56)
+    bound = LinearBound(model, images, None)
+    shapes = {}
+    for layer in bound.layers:
+        layer.register_forward_pre_hook(lambda layer, inputs: shapes.update({layer: inputs[0].shape}))
+    model(images)
+    assert [shapes[layer] for layer in bound.layers] == [saved.shape for saved in bound.inputs]
+
+
+def start_process(model: nn.Module, *, channels: int, train: bool) -> ProcessRun:
+    arguments = (model, torch.randn(1, channels, 56, 56), torch.tensor([0]), FP32)
+    return ProcessRun(partial(models.make_run, *arguments, is_training=train, compile_mode="off"), keep_memory=train)
+
+
+def test_a_baseline_in_its_own_process_works_on_a_copy_and_reports_its_memory():
+    model = SwinTransformer(**SMALL)
+    run = start_process(model, channels=3, train=True)
+    assert run() > 0
+    assert run.peak_bytes > 50 * 2**20
     assert model.head.weight.grad is None
-    action.close()
+    run.close()
 
 
-def test_a_contestant_whose_process_fails_says_so():
-    action = start_process(SwinTransformer(**SMALL), channels=4, train=False)
-    with pytest.raises(RuntimeError, match="process ended with status 1"):
-        action()
+def test_a_baseline_that_fails_says_why():
+    run = start_process(SwinTransformer(**SMALL), channels=4, train=False)
+    with pytest.raises(RuntimeError, match="3 channels, but got 4"):
+        run()
+    run.close()
+
+
+def test_a_baseline_whose_process_ends_says_so():
+    run = ProcessRun(partial(partial, os._exit, 1), keep_memory=False)
+    with pytest.raises(RuntimeError, match="process pool was terminated"):
+        run()
 
 
 def test_activation_bytes_count_what_autograd_keeps_and_no_weights():
@@ -58,28 +133,41 @@ def test_the_largest_batch_is_found_by_doubling_and_halving(monkeypatch):
 
 
 def test_the_exponent_of_a_power_law():
-    pixels = [1, 4, 9, 16]
-    assert scaling_exponent(pixels, [3 * count**1.2 for count in pixels]) == pytest.approx(1.2)
+    assert models.scaling_exponent([1, 2, 3, 4], [1 / (3 * side**2.4) for side in (1, 2, 3, 4)]) == pytest.approx(1.2)
 
 
-@pytest.mark.parametrize("what", ["model", "train", "loop"])
-def test_the_command_prints_and_writes_its_figures(what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "create_model", lambda name, **changes: SwinTransformer(**SMALL))
+RATIOS = {
+    "model": {"fraction_of_linear_bound", "ours_to_best_baseline"},
+    "train": {"fraction_of_linear_bound", "ours_to_best_baseline"},
+    "loop": {"loop_to_bare", "loader_to_bare"},
+    "model --scaling": set(),
+}
+
+
+@pytest.mark.parametrize("what", RATIOS)
+def test_the_command_prints_and_writes_its_figures(what, small, tmp_path, capsys):
     file = tmp_path / "result.json"
-    command = [what, "--against", "timm", "--dtype", "fp32", "--rounds", "1", "--warmup", "0", "--device", "cpu"]
-    assert benchmark.main([*command, "--batch-size", "2", "--json", str(file)]) == 0
-    result = json.loads(file.read_text())
-    assert result["machine"]["torch"] == torch.__version__
-    assert result["fp32"]["images_per_sec"]["loop" if what == "loop" else "timm"]["median"] > 0
+    command = [*what.split(), "--against", "timm", "--dtype", "fp32", "--rounds", "1", "--warmup", "0"]
+    command += ["--device", "cpu", "--batch-size", "2", "--json", str(file)]
+    assert main(command) == 0
+    record = json.loads(file.read_text())
+    assert record["command"] == " ".join(["python -m tools.benchmark", *command])
+    assert record["machine"]["torch"] == torch.__version__
+    result = record["results"]["fp32"]
+    name = {"loop": "loop", "model --scaling": "224"}.get(what, "timm")
+    assert result["figures"][name]["median"] > 0
+    assert all(set(figures) == FIGURES for figures in result["figures"].values())
+    assert all(one["lowest"] <= one["median"] <= one["highest"] for one in result["figures"].values())
+    assert (result["n"], result["unit"], set(result["ratios"])) == (1, "images/s", RATIOS[what])
+    assert ("activation_bytes_per_image" in result) == (what == "train")
     text = capsys.readouterr().out
-    assert "the loop keeps" in text and "with the loader" in text if what == "loop" else "of the floor" in text
+    assert all(f"{key} " in text for key in RATIOS[what])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--against", "keras"], "expected some of: timm, torchvision"), (["--dtype", "int8"], "fp32, bf16, fp16")],
 )
-def test_what_is_not_known_is_said(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "create_model", lambda name, **changes: SwinTransformer(**SMALL))
-    assert benchmark.main(["model", "--device", "cpu", *arguments]) == 2
+def test_what_is_not_known_is_said(arguments, message, small, capsys):
+    assert main(["model", "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
