@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from data.datasets import ArrayImages, Sets
+from data.sources import ArrayImages, Sets
 from data.splits import stratified_split
 from swin.errors import DataError
+from swin.images import open_input, to_image
 
 NUM_TEST = 360
 _SPLIT_SEED = 0  # not the run's: all runs, whatever their seed, are tested on the same images
 
 
 def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
-    """Opens the digits, 360 of them for testing; classes "0" to "9".
+    """Open the digits, 360 of them for testing; classes "0" to "9".
 
     Args:
         classes: A label map that has to agree, such as a checkpoint's.
@@ -38,16 +38,14 @@ def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
     labels = digits.target.astype(np.int64)
     split = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
     train, val = (
-        ArrayImages(images_NHW[half], labels[half], (f"digits/{index:04d}" for index in half))
-        for half in (split.train, split.val)
+        ArrayImages(images_NHW[part], labels[part], (f"digits/{index:04d}" for index in part))
+        for part in (split.train, split.val)
     )
     return Sets(own_classes, train, val)
 
 
 def save_test_image(file: str | Path) -> None:
-    """Saves the first image of the test split, which no run trains on, and prints what it shows."""
+    """Save the first image of the test split, which no run trains on, and print what it shows."""
     test = open_digits().val
-    image = test.read(0)
-    assert isinstance(image, Image.Image)  # this set is in memory
-    image.save(file)
+    to_image(open_input(test.read(0), channels=1)).save(file)
     print(f"{file} shows a {test.labels[0]}")

@@ -28,15 +28,10 @@ class Rectangle(NamedTuple):
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Draws the rectangles to erase in an image of (height, width) from Python's generator.
+    """Draws the rectangles to erase in an image of (height, width) from Python's generator."""
 
-    Attributes:
-        prob: Probability of erasing anything.
-        max_count: Most rectangles in an image.
-    """
-
-    prob: float
-    max_count: int = 1
+    prob: float  # of erasing anything
+    max_count: int = 1  # most rectangles in an image
 
     def __call__(self, height: int, width: int) -> list[Rectangle]:
         if random.random() > self.prob:
@@ -57,11 +52,11 @@ class RandomErasing:
 
 
 def erase(images_BCHW: torch.Tensor, rectangles_N6: torch.Tensor, mode: str) -> None:
-    """Erases in place, without making an accelerator wait.
+    """Erase in place, without making an accelerator wait.
 
     Args:
         images_BCHW: Normalised images, on any device.
-        rectangles_N6: int64, on the CPU: the image's place in the batch, then a `Rectangle`.
+        rectangles_N6: int64, on the CPU: the image's index in the batch, then a `Rectangle`.
         mode: pixel fills with normal noise, rand with one normal colour, const with zeros: the mean colour.
     """
     channels = images_BCHW.shape[1]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from swin.errors import DataError
 from swin.files import open_regular
@@ -15,39 +15,38 @@ _MAX_DIGITS = 18  # of a label in int64
 
 
 def read_lines(file: Path, *, newline: str | None = None) -> Iterator[str]:
-    """Yields the lines of a UTF-8 text; bytes that are none stay as they are in names of files.
-
-    Args:
-        file: The text.
-        newline: See `open`.
+    """Yield the lines of a UTF-8 text, with `newline` as in `open`; bytes that are none stay as in names of files.
 
     Raises:
         DataError: It cannot be read, or a line holds what no text does.
     """
     try:
-        with io.TextIOWrapper(
-            open(open_regular(file), "rb"), encoding="utf-8-sig", errors="surrogateescape", newline=newline
-        ) as lines:
-            for number in count(1):
-                line = lines.readline(_MAX_LINE)  # of a file of zeros, all would be one line
-                if "\0" in line:
-                    raise DataError(f"{file}: line {number} holds a NUL, as UTF-16 does. Save the file as UTF-8 text.")
-                if len(line) == _MAX_LINE:
-                    raise DataError(f"{file}: line {number} has a million characters or more. Is this a list?")
-                if not line:
-                    return
-                yield line
+        stream = open(open_regular(file), "rb")  # noqa: SIM115 (closed with the text)
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
+            yield from _checked_lines(file, text)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}.") from None
 
 
+def _checked_lines(file: Path, text: TextIO) -> Iterator[str]:
+    for number in count(1):
+        line = text.readline(_MAX_LINE)  # of a file of zeros, all would be one line
+        if "\0" in line:
+            raise DataError(f"{file}: line {number} holds a NUL, as UTF-16 does. Save the file as UTF-8 text.")
+        if len(line) == _MAX_LINE:
+            raise DataError(f"{file}: line {number} has a million characters or more. Is this a list?")
+        if not line:
+            return
+        yield line
+
+
 def as_label(text: str) -> int | None:
-    """Returns a label that is written in ASCII digits and fits into int64; None for any other text."""
+    """Return a label that is written in ASCII digits and fits into int64; None for any other text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def read_json(file: Path) -> Any:
-    """Returns the content of a JSON file; raises an OSError or ValueError where it cannot be read."""
+    """Return the content of a JSON file; raise an OSError or ValueError where it cannot be read."""
     with open(open_regular(file), encoding="utf-8") as stream:
         try:
             return json.load(stream)

@@ -3,14 +3,16 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data.datasets import Failure, ImageDataset, Key, Samples, Source, Transform, collate
+from data.datasets import ImageDataset, Key, Samples, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
+from data.sources import Source
 from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.cpu import keep_freed_memory
 from swin.errors import DataError
@@ -22,36 +24,60 @@ _GRACE_SEC = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30))
 class _Keys:
     """The batch sampler of a DataLoader: whatever was set last."""
 
-    def __init__(self) -> None:
-        self.batches: Iterable[list[Key]] = ()
+    batches: Iterable[list[Key]] = ()
 
     def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
 
 
-class _Loader:
-    """Fetches batches of keys through any number of workers, and makes failures in them clean errors here."""
+def _start_worker(worker_id: int) -> None:
+    """Keep Ctrl-C, and signals to the whole group, from workers: the main process stops them once all is saved.
 
-    def __init__(self, dataset: ImageDataset, *, num_workers: int, pin_memory: bool) -> None:
+    Schedulers such as SLURM signal each process by itself, so SIGTERM ends a worker only some seconds later.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SEC) and None)
+    keep_freed_memory()
+
+
+@dataclass(eq=False)
+class _Loader:
+    """Fetches batches of one rank through any number of workers, and makes failures in them clean errors here."""
+
+    source: Source
+    _: KW_ONLY
+    transform: Transform  # see `ImageDataset`
+    batch_size: int  # of a micro-batch of one rank
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0  # processes that read ahead; 0 reads in this one. The batches are the same.
+    pin_memory: bool = False  # page-lock batches for faster copies to a CUDA device
+
+    def __post_init__(self) -> None:
+        self.num_samples = len(self.source.labels)
         self._keys = _Keys()
         self._loader = DataLoader(
-            dataset,
+            self._make_dataset(),
             batch_sampler=self._keys,
             collate_fn=collate,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker if num_workers else None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker if self.num_workers else None,
             generator=torch.Generator(),  # else each epoch would draw from the process's own generator
         )
 
-    def fetch(self, batches: Iterable[list[Key]]) -> Iterator[Samples]:
-        """Yields the samples of each list of keys, in order."""
+    def _make_dataset(self) -> ImageDataset:
+        return ImageDataset(self.source, self.transform)
+
+    def _fetch(self, batches: Iterable[list[Key]]) -> Iterator[Samples]:
+        """Yield the samples of each list of keys, in order."""
         self._keys.batches = batches
         try:
             for fetched in self._loader:
-                if isinstance(fetched, Failure):
-                    raise DataError(fetched.message)
+                if isinstance(fetched, str):
+                    raise DataError(fetched)
                 yield fetched
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
@@ -62,87 +88,27 @@ class _Loader:
             ) from None
 
 
-def _start_worker(worker_id: int) -> None:
-    """Keeps Ctrl-C, and signals to the whole group, from workers: the main process stops them once all is saved.
+@dataclass(eq=False, kw_only=True)
+class TrainLoader(_Loader, TrainBatches):
+    """One rank's part of the epochs' updates."""
 
-    Schedulers such as SLURM signal each process by itself, so SIGTERM ends a worker only some seconds later.
-    """
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SEC) and None)
-    keep_freed_memory()
+    seed: int  # decides the order of each epoch and the random numbers of each sample
+    accumulation: int = 1  # micro-batches in an update
+    max_errors: int | None = None  # see `TrainBatches`
+    balanced: bool = False  # draw from all classes equally often rather than take each image once
+    repeats: int = 1  # how many times in a row each image comes in an epoch
+    in_pairs: bool = False  # see `update_rows`; for batches that are mixed
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.in_pairs = self.in_pairs and self.batch_size % 2 == 0
 
-class TrainLoader(TrainBatches):
-    """One rank's share of the epochs' updates.
-
-    Args:
-        source: The training images.
-        transform: See `ImageDataset`; may draw random numbers.
-        seed: Decides the order of each epoch and the random numbers of each sample.
-        batch_size: Samples in a micro-batch of one rank.
-        accumulation: Micro-batches in an update.
-        rank: This process's rank.
-        world_size: Number of ranks.
-        num_workers: Processes that read ahead; 0 reads in this one. The batches are the same.
-        pin_memory: Page-lock batches for faster copies to a CUDA device.
-        max_errors: Different images that may be unreadable, and are replaced by the next; None to refuse the first.
-        balanced: Draw from all classes equally often rather than take each image once.
-        repeats: How many times in a row each image comes in an epoch.
-        in_pairs: See `update_rows`; for batches that are mixed.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        transform: Transform,
-        seed: int,
-        batch_size: int,
-        accumulation: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        max_errors: int | None = None,
-        balanced: bool = False,
-        repeats: int = 1,
-        in_pairs: bool = False,
-    ) -> None:
-        self.source = source
-        self.num_samples = len(source.labels)
-        self.seed = seed
-        self.num_workers = num_workers
-        self.max_errors = max_errors
-        self.balanced = balanced
-        self.repeats = repeats
-        self.in_pairs = in_pairs and batch_size % 2 == 0
-        self.batch_size = batch_size
-        self.accumulation = accumulation
-        self.rank = rank
-        self.world_size = world_size
-        dataset = ImageDataset(source, transform=transform, seed=seed, skip_errors=max_errors is not None)
-        self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
+    def _make_dataset(self) -> ImageDataset:
+        return ImageDataset(self.source, self.transform, self.seed, skip_errors=self.max_errors is not None)
 
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
-        """Yields this rank's micro-batches of an epoch, as many as every other rank's.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-            position: A batch's `position` to go on from, under this or another world size.
-
-        Raises:
-            DataError: An image cannot be read.
-        """
-        plan = list(
-            plan_epoch(
-                self.num_samples,
-                batch_size=self.batch_size,
-                world_size=self.world_size,
-                accumulation=self.accumulation,
-                position=position,
-            )
-        )
+        sizes = {"batch_size": self.batch_size, "world_size": self.world_size, "accumulation": self.accumulation}
+        plan = list(plan_epoch(self.num_samples, **sizes, position=position))
         deal = partial(update_rows, rank=self.rank, world_size=self.world_size, in_pairs=self.in_pairs)
         order = self._order(epoch)
         repeat_of = count_occurrences(order) if self.balanced or self.repeats > 1 else np.zeros_like(order)
@@ -152,14 +118,13 @@ class TrainLoader(TrainBatches):
             for micro, rows in zip(plan, map(deal, plan), strict=True)
         )
         keys = (
-            [(epoch, *pair) for pair in zip(order[places].tolist(), repeat_of[places].tolist(), strict=True)]
-            for places in taken
+            [(epoch, *pair) for pair in zip(order[positions].tolist(), repeat_of[positions].tolist(), strict=True)]
+            for positions in taken
         )
-        for micro, samples in zip(plan, self._loader.fetch(keys), strict=True):
+        for micro, samples in zip(plan, self._fetch(keys), strict=True):
             yield Batch(*samples, deal(micro).tolist(), micro.update_size, micro.last_of_update, micro.stop)
 
     def files(self, epoch: int, position: int, count: int) -> list[str]:
-        """Returns the names of the samples at `count` places of an epoch's order, all ranks', from `position` on."""
         return [self.source.name(index) for index in self._order(epoch)[position : position + count].tolist()]
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -170,36 +135,19 @@ class TrainLoader(TrainBatches):
         return repeated_order(order, self.repeats) if self.repeats > 1 else order
 
 
-class EvalLoader(EvalBatches):
-    """One rank's shard, samples rank, rank + world_size, ..., in order and without padding.
+@dataclass(eq=False)
+class EvalLoader(_Loader, EvalBatches):
+    """One rank's samples rank, rank + world_size, ..., in order and without padding.
 
-    Iterating yields `Batch`es in which an update is the batch and `position` counts this rank's samples.
+    In the `Batch`es it yields an update is the batch, and `position` counts this rank's samples.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        transform: Transform,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.source = source
-        self.num_samples = len(source.labels)
-        self._indices = range(rank, len(source.labels), world_size)
-        self.batch_size = batch_size
-        dataset = ImageDataset(source, transform=transform, seed=None)
-        self._loader = _Loader(dataset, num_workers=num_workers, pin_memory=pin_memory)
-
     def __iter__(self) -> Iterator[Batch]:
-        indices, size = self._indices, self.batch_size
+        indices, size = range(self.rank, self.num_samples, self.world_size), self.batch_size
         # Without a reference to this loader, which an abandoned iteration would otherwise keep, workers and all.
         keys = ([(0, index, 0) for index in indices[start : start + size]] for start in range(0, len(indices), size))
         position = 0
-        for samples in self._loader.fetch(keys):
+        for samples in self._fetch(keys):
             count = len(samples.labels)
             position += count
             yield Batch(*samples, list(range(count)), count, True, position)

@@ -21,24 +21,18 @@ class Mixer:
     """Mixes the images and the labels of a batch of any size; an image whose partner is itself stays as it is.
 
     What is random is drawn for all samples of an update, of which the batch may be a part: the same for every division.
-
-    Attributes:
-        num_classes: K, the width of the targets.
-        mixup_alpha: Mixup draws its weight from Beta(alpha, alpha); 0 turns mixup off.
-        cutmix_alpha: Likewise for the area that CutMix leaves; 0 turns CutMix off.
-        cutmix_minmax: Instead of by `cutmix_alpha`, a box's sides are drawn between these shares of the image's.
-        prob: Probability of mixing at all.
-        switch_prob: Probability of CutMix where both are on.
-        mode: One draw for the update, for each pair (i, U-1-i) of its U samples, or for each image ("elem").
     """
 
-    num_classes: int
-    mixup_alpha: float = 0.0
-    cutmix_alpha: float = 0.0
+    num_classes: int  # K, the width of the targets
+    mixup_alpha: float = 0.0  # mixup draws its weight from Beta(alpha, alpha); 0 turns mixup off
+    cutmix_alpha: float = 0.0  # likewise for the area that CutMix leaves; 0 turns CutMix off
+    # Instead of by `cutmix_alpha`, a box's sides are drawn between these fractions of the image's.
     cutmix_minmax: Sequence[float] | None = None
-    prob: float = 1.0
-    switch_prob: float = 0.5
-    mode: str = "batch"
+    prob: float = 1.0  # of mixing at all
+    switch_prob: float = 0.5  # of CutMix where both are on
+    mode: str = (
+        "batch"  # one draw for the update, for each "pair" (i, U-1-i) of its U samples, or for each image ("elem")
+    )
 
     def __call__(
         self,
@@ -48,7 +42,7 @@ class Mixer:
         rows: Sequence[int] | None = None,
         update_size: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns mixed images (B, C, H, W) and targets (B, K) float32 whose rows sum to 1.
+        """Return mixed images (B, C, H, W) and targets (B, K) float32 whose rows sum to 1.
 
         Args:
             images_BCHW: Normalised images.
@@ -76,7 +70,7 @@ class Mixer:
         return mixed_BCHW, torch.lerp(targets_BK.flip(0), targets_BK, keep_D1)
 
     def _draw(self, draws: int, height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws the share of itself each image keeps (D,), and CutMix's boxes (D, 4): top, bottom, left, right.
+        """Draw the fraction of itself each image keeps (D,), and CutMix's boxes (D, 4): top, bottom, left, right.
 
         The box is empty where mixup, or nothing, is applied.
         """
@@ -92,7 +86,7 @@ class Mixer:
         boxes = np.zeros((draws, 4))
         if has_cutmix:
             boxes = np.where(is_cutmix[:, None], self._draw_boxes(random, draws, height, width), boxes)
-            # The true share, after the image's border has clipped the box.
+            # The true fraction, after the image's border has clipped the box.
             area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
             keep = np.where(is_cutmix, 1 - area / (height * width), keep)
         return keep, boxes
@@ -100,7 +94,7 @@ class Mixer:
     def _draw_boxes(self, random: np.random.RandomState, draws: int, height: int, width: int) -> np.ndarray:
         sides = np.array([height, width])
         if self.cutmix_minmax is not None:
-            low, high = (sides * share for share in self.cutmix_minmax)
+            low, high = (sides * fraction for fraction in self.cutmix_minmax)
             cut = np.floor(low + (high - low) * random.random_sample((draws, 2)))
             start = np.floor((sides - cut + 1) * random.random_sample((draws, 2)))
             stop = start + cut
@@ -114,7 +108,7 @@ class Mixer:
 
 
 def _pixel_weights(keep_D1: torch.Tensor, boxes_D4: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Returns each pixel's weight of its own image (D, 1, H, W): 0 inside a box; `keep` everywhere without a box."""
+    """Return each pixel's weight of its own image (D, 1, H, W): 0 inside a box; `keep` everywhere without a box."""
     top, bottom, left, right = boxes_D4[..., None].unbind(1)  # each (D, 1)
     rows_1H = torch.arange(height, device=keep_D1.device)[None]
     columns_1W = torch.arange(width, device=keep_D1.device)[None]
@@ -127,7 +121,7 @@ def _pixel_weights(keep_D1: torch.Tensor, boxes_D4: torch.Tensor, height: int, w
 
 
 def build_mixer(cfg: Config, num_classes: int) -> Mixer | None:
-    """Builds the mixer that a config describes; None when it turns both mixup and CutMix off."""
+    """Build the mixer that a config describes; None when it turns both mixup and CutMix off."""
     minmax = cfg.AUG.CUTMIX_MINMAX
     if cfg.AUG.MIXUP <= 0 and cfg.AUG.CUTMIX <= 0 and minmax is None:
         return None

@@ -15,14 +15,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageChops, ImageFilter
 from torch.nn import functional as F
 
-from swin.preprocess import to_pixels
+from swin.images import to_pixels
 
-# Share of the mean of a 3 x 3 neighbourhood in Pillow's SMOOTH kernel of (1 1 1, 1 5 1, 1 1 1) / 13.
-_BOX_SHARE = 9 / 13
+# Weight of the mean of a 3 x 3 neighbourhood in Pillow's SMOOTH kernel of (1 1 1, 1 5 1, 1 1 1) / 13.
+_BOX_WEIGHT = 9 / 13
 
 
 def adapt_policy(policy: Any) -> None:
-    """Replaces operations of a policy built by timm; other transforms are left alone."""
+    """Replace operations of a policy built by timm; other transforms are left alone."""
     for operation in _operations(policy):
         operation.aug_fn = _REPLACEMENTS.get(operation.aug_fn, operation.aug_fn)
         if operation.kwargs.get("resample") == Image.Resampling.LANCZOS:
@@ -40,7 +40,7 @@ def _operations(policy: Any) -> Iterator[timm_augment.AugmentOp]:
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **kwargs: Any) -> Image.Image:
-    """Keeps the upper bits of each value. Keeping none gives black, which timm asks for and Pillow 13 refuses."""
+    """Keep the upper bits of each value. Keeping none gives black, which timm asks for and Pillow 13 refuses."""
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
     return timm_augment.posterize(image, bits_to_keep, **kwargs)
@@ -51,12 +51,12 @@ def invert(image: Image.Image, **_: Any) -> Image.Image:
 
 
 def sharpness(image: Image.Image, factor: float, **_: Any) -> Image.Image:
-    """Blends with a smoothed copy, here made of a box filter. The outermost pixels are smoothed too."""
-    return Image.blend(image.filter(ImageFilter.BoxBlur(1)), image, 1 - _BOX_SHARE * (1 - factor))
+    """Blend with a smoothed copy, here made of a box filter. The outermost pixels are smoothed too."""
+    return Image.blend(image.filter(ImageFilter.BoxBlur(1)), image, 1 - _BOX_WEIGHT * (1 - factor))
 
 
 def shear_x(image: Image.Image, factor: float, *, fillcolor: tuple[int, ...], resample: Any) -> Image.Image:
-    """Moves rows sideways, so that only neighbours in the row have to be mixed. Border pixels mix with the fill.
+    """Move rows sideways, so that only neighbours in the row have to be mixed. Border pixels mix with the fill.
 
     Args:
         image: RGB.
@@ -92,21 +92,13 @@ def shear_y(image: Image.Image, factor: float, *, fillcolor: tuple[int, ...], re
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:
-    """The kernel of Pillow's transform: bicubic with the parameter -1."""
+    """Return the kernel of Pillow's transform, bicubic with the parameter -1."""
     x = np.abs(distance)
     return np.where(x < 1, (x - 2) * x * x + 1, ((5 - x) * x - 8) * x + 4)
 
 
-def _linear(distance: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(distance), 0)
-
-
-def _nearest(distance: np.ndarray) -> np.ndarray:
-    return ((distance > -0.5) & (distance <= 0.5)).astype(np.float32)
-
-
 def rotate(image: Image.Image, degrees: float, *, fillcolor: tuple[int, ...], resample: Any) -> Image.Image:
-    """Rotates about the centre; bicubic has the parameter -0.75 instead of -1, and border pixels mix with the fill."""
+    """Rotate about the centre; bicubic has the parameter -0.75 instead of -1, and border pixels mix with the fill."""
     resample = random.choice(resample) if isinstance(resample, (tuple, list)) else resample
     if resample not in _GRID_MODES:
         return image.rotate(degrees, resample, fillcolor=fillcolor)
@@ -126,22 +118,25 @@ def rotate(image: Image.Image, degrees: float, *, fillcolor: tuple[int, ...], re
 
 
 def translate(image: Image.Image, right: float, down: float, fillcolor: tuple[int, ...]) -> Image.Image:
-    """Moves by whole pixels, where timm interpolates."""
+    """Move by whole pixels, where timm interpolates."""
     matrix = (1, 0, right, 0, 1, down)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=fillcolor)
 
 
-def translate_x(image: Image.Image, share: float, *, fillcolor: tuple[int, ...], **_: Any) -> Image.Image:
-    return translate(image, share * image.width, 0, fillcolor)
+def translate_x(image: Image.Image, fraction: float, *, fillcolor: tuple[int, ...], **_: Any) -> Image.Image:
+    return translate(image, fraction * image.width, 0, fillcolor)
 
 
-def translate_y(image: Image.Image, share: float, *, fillcolor: tuple[int, ...], **_: Any) -> Image.Image:
-    return translate(image, 0, share * image.height, fillcolor)
+def translate_y(image: Image.Image, fraction: float, *, fillcolor: tuple[int, ...], **_: Any) -> Image.Image:
+    return translate(image, 0, fraction * image.height, fillcolor)
 
 
-_KERNELS = {Image.Resampling.NEAREST: _nearest, Image.Resampling.BILINEAR: _linear}  # bicubic otherwise
+_KERNELS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {  # bicubic otherwise
+    Image.Resampling.NEAREST: lambda distance: ((distance > -0.5) & (distance <= 0.5)).astype(np.float32),
+    Image.Resampling.BILINEAR: lambda distance: np.maximum(1 - np.abs(distance), 0),
+}
 _GRID_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
-_REPLACEMENTS: dict[Callable[..., Image.Image], Callable[..., Image.Image]] = {
+_REPLACEMENTS: dict[Any, Callable[..., Image.Image]] = {
     timm_augment.invert: invert,
     timm_augment.posterize: posterize,
     timm_augment.sharpness: sharpness,

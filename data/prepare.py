@@ -8,25 +8,19 @@ from data.erasing import erase
 from data.mixing import Mixer, build_mixer
 from swin.batches import Batch
 from swin.config import Config
-from swin.preprocess import Normalise, build_normalise
+from swin.preprocess import Normalise
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Turns what a `TrainLoader` yields into what a model and its loss take.
+    """Turns what a `TrainLoader` yields into what a model and its loss take."""
 
-    Attributes:
-        normalise: uint8 (B, C, H, W) to float32.
-        erase_mode: See `data.erasing.erase`.
-        mix: None to leave batches as they are.
-    """
-
-    normalise: Normalise
-    erase_mode: str = "pixel"
-    mix: Mixer | None = None
+    normalise: Normalise  # uint8 (B, C, H, W) to float32
+    erase_mode: str = "pixel"  # see `data.erasing.erase`
+    mix: Mixer | None = None  # None to leave batches as they are
 
     def __call__(self, batch: Batch, device: torch.device, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns images (B, C, H, W) float32, and targets: classes (B,) int64, or (B, K) float32 where mixed.
+        """Return images (B, C, H, W) float32, and targets: classes (B,) int64, or (B, K) float32 where mixed.
 
         Args:
             batch: As loaded.
@@ -42,5 +36,5 @@ class Prepare:
 
 
 def build_prepare(cfg: Config, num_classes: int) -> Prepare:
-    """Builds what a config does to training batches."""
-    return Prepare(build_normalise(cfg), cfg.AUG.REMODE, build_mixer(cfg, num_classes))
+    """Build what a config does to training batches."""
+    return Prepare(Normalise(cfg.DATA.MEAN, cfg.DATA.STD), cfg.AUG.REMODE, build_mixer(cfg, num_classes))

@@ -1,6 +1,6 @@
 """Which sample goes where: the arithmetic of epochs, updates, micro-batches and ranks, in pure functions.
 
-An epoch's order is a permutation of all samples. Places in that order are dealt out update by update, within an update
+An epoch's order is a permutation of all samples. Its positions are dealt out update by update, within an update
 micro-batch by micro-batch, within a micro-batch rank by rank; nothing is dropped or repeated.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class MicroBatch(NamedTuple):
-    """One forward and backward pass of all ranks: the places [start, stop) of an epoch, as `update_rows` deals them."""
+    """One forward and backward pass of all ranks: positions [start, stop) of an epoch, as `update_rows` deals them."""
 
     start: int
     stop: int
@@ -23,24 +23,24 @@ class MicroBatch(NamedTuple):
 
 
 def derive_seed(*parts: int) -> int:
-    """Mixes integers into a seed of 63 bits, the same on every machine and under every library version."""
+    """Mix integers into a seed of 63 bits, the same on every machine and under every library version."""
     packed = struct.pack(f"<{len(parts)}q", *parts)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 def seeded_random(*parts: int) -> np.random.RandomState:
-    """Returns a generator seeded from integers. RandomState, since its streams are frozen across NumPy versions."""
+    """Return a generator seeded from integers. RandomState, since its streams are frozen across NumPy versions."""
     seed = derive_seed(*parts)
     return np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32])
 
 
 def epoch_order(num_samples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns the epoch's permutation of the sample indices, int64 (num_samples,)."""
+    """Return the epoch's permutation of the sample indices, int64 (num_samples,)."""
     return seeded_random(seed, epoch).permutation(num_samples)
 
 
 def balanced_order(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns as many sample indices as there are labels, the same number of each class to within one, int64.
+    """Return as many sample indices as there are labels, the same number of each class to within one, int64.
 
     Within a class, no sample comes again before all others have come as often.
     """
@@ -57,31 +57,31 @@ def balanced_order(labels: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def repeated_order(order: np.ndarray, repeats: int) -> np.ndarray:
-    """Returns an order of the same length in which each of the first samples comes `repeats` times in a row."""
+    """Return an order of the same length in which each of the first samples comes `repeats` times in a row."""
     return np.repeat(order[: -(-len(order) // repeats)], repeats)[: len(order)]
 
 
 def count_occurrences(order: np.ndarray) -> np.ndarray:
-    """Returns for each place how often its sample has come before, int64."""
-    sorted_places = np.argsort(order, kind="stable")
-    is_first = np.diff(order[sorted_places], prepend=-1) != 0
+    """Return for each position how often its sample has come before, int64."""
+    by_sample = np.argsort(order, kind="stable")
+    is_first = np.diff(order[by_sample], prepend=-1) != 0
     starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
     counts = np.empty_like(order)
-    counts[sorted_places] = np.arange(len(order)) - starts
+    counts[by_sample] = np.arange(len(order)) - starts
     return counts
 
 
 def plan_epoch(
     num_samples: int, *, batch_size: int, world_size: int, accumulation: int, position: int = 0
 ) -> Iterator[MicroBatch]:
-    """Deals out the places [position, num_samples) of an epoch.
+    """Deal out the positions [position, num_samples) of an epoch.
 
     Args:
         num_samples: Samples in the epoch.
         batch_size: Samples a rank takes in one micro-batch.
         world_size: Number of ranks.
         accumulation: Micro-batches in one update.
-        position: Places already consumed, under whatever world size; the rest is laid out as if it were the epoch.
+        position: Samples already consumed, under whatever world size; the rest is laid out as if it were the epoch.
 
     Yields:
         Micro-batches of batch_size * world_size samples, `accumulation` of them to an update. The last update is the
@@ -97,22 +97,20 @@ def plan_epoch(
 
 
 def rank_slice(micro: MicroBatch, *, rank: int, world_size: int, unit: int = 1) -> slice:
-    """Returns the places of a micro-batch that a rank takes: contiguous, in rank order, sizes at most a unit apart.
+    """Return the positions of a micro-batch that a rank takes: contiguous, in rank order, sizes at most a unit apart.
 
     The slice is empty for the last ranks when the epoch's tail has fewer units than there are ranks.
     """
-    share, extra = divmod(-(-(micro.stop - micro.start) // unit), world_size)
-    start = micro.start + unit * (rank * share + min(rank, extra))
-    return slice(min(start, micro.stop), min(start + unit * (share + (rank < extra)), micro.stop))
+    size, extra = divmod(-(-(micro.stop - micro.start) // unit), world_size)
+    start = micro.start + unit * (rank * size + min(rank, extra))
+    return slice(min(start, micro.stop), min(start + unit * (size + (rank < extra)), micro.stop))
 
 
 def update_rows(micro: MicroBatch, *, rank: int, world_size: int, in_pairs: bool) -> np.ndarray:
-    """Returns which samples of the update a rank takes in a micro-batch: ascending, counted from the update's first.
+    """Return which samples of the update a rank takes in a micro-batch: ascending, counted from the update's first.
 
     Args:
-        micro: The micro-batch.
-        rank: This process's rank.
-        world_size: Number of ranks.
+        micro, rank, world_size: Which part of which micro-batch.
         in_pairs: Whether first and last, second and last but one, ... are dealt out together. Mixing pairs a sample
             with the one as far from the other end of its batch, so that the pairs of an update do not depend on how it
             is divided. For batches of an even size.

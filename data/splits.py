@@ -1,4 +1,4 @@
-"""Holding out a share of a data set: stratified, seeded, and remembered by the run."""
+"""Holding out a part of a data set: stratified, seeded, and saved by the run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ SPLIT_FILE = "split.json"
 
 
 class Split(NamedTuple):
-    """Indices of the two halves, ascending, and what a user should be told."""
+    """Indices of the two parts, ascending, and what a user should be told."""
 
     train: np.ndarray
     val: np.ndarray
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
 
 def stratified_split(labels: np.ndarray, *, num_val: int, seed: int) -> Split:
-    """Holds out `num_val` samples, from each class in proportion to its size.
+    """Hold out `num_val` samples, from each class in proportion to its size.
 
     A class of two or more keeps at least one sample on either side, which may change the total; a class of one trains.
 
@@ -45,59 +45,58 @@ def stratified_split(labels: np.ndarray, *, num_val: int, seed: int) -> Split:
     return Split(np.flatnonzero(~is_val), np.flatnonzero(is_val))
 
 
-def remembered_split(
-    names: Sequence[str], labels: np.ndarray, *, share: float, seed: int, runs: Sequence[Path] = ()
+def hold_out(
+    names: Sequence[str], labels: np.ndarray, *, fraction: float, seed: int, runs: Sequence[Path] = ()
 ) -> Split:
-    """Holds out a share, or repeats what a run remembers, so that a resume or evaluation uses the same images.
+    """Hold out a fraction, or what a run has saved, so that a resume or evaluation uses the same images.
 
     Args:
-        names: The files.
-        labels: Their classes, int64.
-        share: Part held out, above 0 and below 1.
+        names, labels: Of all files; labels int64.
+        fraction: Part held out, above 0 and below 1.
         seed: Decides which.
-        runs: Folders of runs, of which the first that remembers a split decides.
+        runs: Folders of runs, of which the first with a saved split decides.
 
     Raises:
-        ConfigError: The remembered split has another share.
-        DataError: Files of the remembered split are gone, or it cannot be read, or nothing can be held out.
+        ConfigError: The saved split has another fraction.
+        DataError: Files of the saved split are gone, or it cannot be read, or nothing can be held out.
     """
-    if remembered := next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None):
-        return _read_split(remembered, names, share)
-    split = stratified_split(labels, num_val=round(share * len(labels)), seed=seed)
+    if saved := next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None):
+        return _read_split(saved, names, fraction)
+    split = stratified_split(labels, num_val=round(fraction * len(labels)), seed=seed)
     if not len(split.val):
         raise DataError(
-            f"DATA.VAL_SPLIT is {share}, but no class has the two images it takes to train on one and hold out one."
+            f"DATA.VAL_SPLIT is {fraction}, but no class has the two images it takes to train on one and hold out one."
         )
     return split
 
 
-def split_record(names: Sequence[str], share: float, split: Split) -> dict[str, Any]:
-    """Returns what SPLIT_FILE holds of a split."""
-    halves = {half: [names[index] for index in getattr(split, half)] for half in ("train", "val")}
-    return {"val_split": share, **halves}
+def split_record(names: Sequence[str], fraction: float, split: Split) -> dict[str, Any]:
+    """Return what SPLIT_FILE holds of a split."""
+    train, val = ([names[index] for index in part] for part in (split.train, split.val))
+    return {"val_split": fraction, "train": train, "val": val}
 
 
-def _read_split(file: Path, names: Sequence[str], share: float) -> Split:
+def _read_split(file: Path, names: Sequence[str], fraction: float) -> Split:
     try:
         content = read_json(file)
-        saved_share, halves = content["val_split"], (content["train"], content["val"])
-        if len({*halves[0], *halves[1]}) != len(halves[0]) + len(halves[1]):
+        saved_fraction, parts = content["val_split"], (content["train"], content["val"])
+        if len({*parts[0], *parts[1]}) != len(parts[0]) + len(parts[1]):
             raise ValueError("it has an image twice")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: is not a saved split ({error!r}). Remove it to split anew.") from None
-    if saved_share != share:
+    if saved_fraction != fraction:
         raise ConfigError(
-            f"DATA.VAL_SPLIT is {share}, but {file} was made with {saved_share}. Set it to {saved_share}, or start "
-            "another run with another TAG."
+            f"DATA.VAL_SPLIT is {fraction}, but {file} was made with {saved_fraction}. Set it to {saved_fraction}, or "
+            "start another run with another TAG."
         )
     index_of = {name: index for index, name in enumerate(names)}
-    gone = [name for half in halves for name in half if name not in index_of]
+    gone = [name for part in parts for name in part if name not in index_of]
     if gone:
         raise DataError(
-            f"{file}: {len(gone)} of the {sum(map(len, halves))} images of this run's split are gone, the first "
+            f"{file}: {len(gone)} of the {sum(map(len, parts))} images of this run's split are gone, the first "
             f"{gone[0]!r}. Bring them back, or start another run with another TAG."
         )
-    train, val = (np.array(sorted(index_of[name] for name in half), dtype=np.int64) for half in halves)
+    train, val = (np.array(sorted(index_of[name] for name in part), dtype=np.int64) for part in parts)
     num_new = len(names) - len(train) - len(val)
     note = f"{num_new} images are newer than the split in {file} and are not used; another TAG uses them."
     return Split(train, val, (note,) if num_new else ())

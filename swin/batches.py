@@ -1,6 +1,6 @@
 """What crosses from the data to the engine: batches, the loaders that give them, and all that is known about the data.
 
-Places are numbers in an epoch's order, the same on all processes.
+Positions are numbers in an epoch's order, the same on all processes.
 """
 
 from abc import ABC, abstractmethod
@@ -33,39 +33,37 @@ class Batch(NamedTuple):
 
 
 class TrainBatches(ABC):
-    """A training set as one process sees it, dealt out in updates.
+    """A training set as one process sees it, dealt out in updates."""
 
-    Attributes:
-        num_samples: samples of one epoch, over all processes.
-        num_workers: processes that read ahead for this one.
-        max_errors: unreadable images that may be replaced by others; None to refuse the first.
-    """
-
-    num_samples: int
-    num_workers: int
-    max_errors: int | None
+    num_samples: int  # of one epoch, over all processes
+    num_workers: int  # processes that read ahead for this one
+    max_errors: int | None  # different images that may be unreadable and are replaced; None to refuse the first
 
     @abstractmethod
     def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
-        """This process's micro-batches of an epoch from a position on, as many as every other process's."""
+        """Yield this process's micro-batches of an epoch, as many as every other process's.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            position: A batch's `position` to go on from, under this or another number of processes.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
 
     @abstractmethod
     def files(self, epoch: int, position: int, count: int) -> list[str]:
-        """Names of the samples at `count` places of an epoch, all processes', from `position` on."""
+        """Return the names of `count` samples of an epoch's order, all processes', from `position` on."""
 
 
 class EvalBatches(ABC):
-    """A data set as one process evaluates it: its own share, in order, without padding.
+    """A data set as one process evaluates it: its own part, in order, without padding."""
 
-    Attributes:
-        num_samples: samples of the whole set, over all processes.
-    """
-
-    num_samples: int
+    num_samples: int  # of the whole set, over all processes
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
-        """This process's batches; each counts as an update of its own."""
+        """Yield this process's batches; each counts as an update."""
 
 
 # (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.
@@ -74,24 +72,13 @@ PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Data:
-    """Everything about the data that training and evaluation use.
+    """Everything about the data that training and evaluation use."""
 
-    Attributes:
-        classes: names in the order of the labels.
-        train: None where only evaluation was asked for.
-        val: None where there is nothing to evaluate.
-        prepare: turns training batches into what the model and its loss take.
-        normalise: turns images as they are loaded into what the model takes.
-        class_counts: training images of each class; empty without training data.
-        notes: what a user should be told.
-        split: of a share that is held out, what the run remembers in `split.json`.
-    """
-
-    classes: list[str]
-    train: TrainBatches | None
-    val: EvalBatches | None
-    prepare: PrepareFn
-    normalise: Normalise
-    class_counts: list[int]
-    notes: tuple[str, ...] = ()
-    split: dict[str, Any] | None = None
+    classes: list[str]  # names in the order of the labels
+    train: TrainBatches | None  # None where only evaluation was asked for
+    val: EvalBatches | None  # None where there is nothing to evaluate
+    prepare: PrepareFn  # turns training batches into what the model and its loss take
+    normalise: Normalise  # turns images as they are loaded into what the model takes
+    class_counts: list[int]  # training images of each class; empty without training data
+    notes: tuple[str, ...] = ()  # what a user should be told
+    split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`

@@ -4,6 +4,9 @@ import errno
 import os
 import stat
 
+from swin.errors import DataError
+
+MAX_FILE_BYTES = 1 << 30  # what is larger is no image, and would fill the memory of every worker
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -13,7 +16,7 @@ _KINDS = {
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Opens a file to read it and returns its descriptor, for `open` to take over.
+    """Open a file to read it and return its descriptor, for `open` to take over.
 
     Raises:
         OSError: It cannot be opened, or is no regular file: a FIFO would wait for a writer for ever, and a device may
@@ -42,5 +45,18 @@ def _irregular(path: str | os.PathLike[str], mode: int) -> OSError:
 
 
 def file_kind(mode: int) -> str:
-    """Returns what a file with a mode of `os.stat` is, if it is no regular file."""
+    """Say what a file with a mode of `os.stat` is, if it is no regular file."""
     return _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
+def read_file(path: str | os.PathLike[str], name: str | None = None) -> bytes:
+    """Return the bytes of a regular file of at most MAX_FILE_BYTES; raise a DataError that names it."""
+    name = name or os.fspath(path)
+    try:
+        with open(open_regular(path), "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= MAX_FILE_BYTES:
+                return file.read() or b""  # None is what would block, as a few files of the kernel
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+    raise DataError(f"{name}: has {size:,} bytes, and an image at most {MAX_FILE_BYTES:,}. Replace or remove the file.")

@@ -16,8 +16,9 @@ from swin.config import config_from_dict
 from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
+from swin.images import MODES, image_extensions, open_input, to_channels, to_pixels
 from swin.models import SwinTransformer, list_models
-from swin.preprocess import MODES, build_eval_transform, image_extensions, make_eval_transform, open_input, read_file
+from swin.preprocess import build_eval_transform, make_eval_transform
 from swin.weights import load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes, imagenet_names
 
@@ -34,7 +35,7 @@ class Predictor:
 
     Attributes:
         model: Gives logits (B, K) for images (B, C, H, W).
-        transform: Image, or uint8 (C, H, W), to normalised tensor (C, H, W).
+        transform: uint8 (C, h, w) to normalised tensor (C, H, W).
         channels: C, which files are decoded to.
         classes: K names in the order of the labels; None where they are not known.
         device: Where the model is.
@@ -42,19 +43,14 @@ class Predictor:
     """
 
     model: nn.Module
-    transform: Callable[[Image.Image | Tensor], Tensor]
+    transform: Callable[[Tensor], Tensor]
     channels: int
     classes: Sequence[str] | None
     device: torch.device
     exif: bool = False
 
-    def read(self, source: ImageInput) -> Image.Image | Tensor:
-        """Turn one input of `inference_model` into what `scores` takes, with its pixels in memory.
-
-        Files are decoded to the model's channels; pictures and arrays keep theirs until the transform.
-
-        Returns:
-            A PIL image; for channels other than 1, 3 and 4 uint8 (channels, H, W).
+    def read(self, source: ImageInput) -> Tensor:
+        """Turn one input of `inference_model` into what `scores` takes: uint8 (channels, H, W).
 
         Raises:
             DataError: If the file cannot be decoded, or the array is not an image.
@@ -64,10 +60,9 @@ class Predictor:
                 source.load()
             except (OSError, SyntaxError, ValueError) as error:
                 raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
-            return source
+            return to_pixels(to_channels(source, self.channels))
         if not isinstance(source, np.ndarray):
-            name = os.fspath(source)
-            return open_input(read_file(name), channels=self.channels, name=name, exif=self.exif)
+            return open_input(source, channels=self.channels, exif=self.exif)
         is_picture = self.channels in MODES
         wanted = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA" if is_picture else f"(H, W, {self.channels})"
         depths = ((), (1,), (3,), (4,)) if is_picture else ((self.channels,),)
@@ -76,12 +71,10 @@ class Predictor:
                 f"An array of shape {source.shape} and type {source.dtype} is not an image: "
                 f"expected uint8 of shape {wanted}."
             )
-        if not is_picture:
-            return torch.from_numpy(source.copy()).permute(2, 0, 1)
-        return Image.fromarray(source[:, :, 0] if source.shape[2:] == (1,) else source)
+        return open_input(source, channels=self.channels)
 
     @torch.no_grad()
-    def scores(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+    def scores(self, images: Sequence[Tensor]) -> Tensor:
         """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images.
 
         Raises:
@@ -191,7 +184,8 @@ def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
     classes = getattr(model, "classes", None)
     if isinstance(model, SwinTransformer) and not classes and (synsets := imagenet_classes(model.num_classes)):
         classes = [imagenet_names()[synset] for synset in synsets]
-    return Predictor(model, make_eval_transform(**arguments), arguments["channels"], classes, device)
+    channels = arguments.pop("channels")
+    return Predictor(model, make_eval_transform(**arguments), channels, classes, device)
 
 
 def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None) -> Predictor:

@@ -3,7 +3,6 @@
 Exits with 1 if there are errors: unreadable images, the same image in train and val, or labels that do not fit.
 """
 
-import argparse
 import base64
 import hashlib
 import html
@@ -13,28 +12,29 @@ import multiprocessing
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from data.build import open_sets
-from data.datasets import Sets, Source
+from data.sources import Sets, Source
 from swin.config import load_config
 from swin.errors import ConfigError, DataError, printable
-from swin.preprocess import open_image, open_input
+from swin.images import MODES, as_file, encode, open_input, to_image
+from tools.arguments import data_parser
 
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
 _ORIENTATION = 0x0112  # EXIF tag
-_USUAL_MODES = ("RGB", "L")
+_USUAL_MODES = ("", "RGB", "L")
 _SHOWN, _THUMBNAILS, _THUMBNAIL_PX = 10, 300, 128
+_PERCENTILES = (0, 5, 50, 95, 100)
 
 
 class Facts(NamedTuple):
@@ -50,142 +50,125 @@ class Facts(NamedTuple):
 
 @dataclass
 class Finding:
-    """Images that have something in common.
+    """Images that have something in common."""
 
-    Attributes:
-        kind: What it is, in a word or two.
-        is_error: Whether it spoils a training, rather than being worth a look.
-        message: What was found and what to do.
-        images: The names concerned.
-    """
-
-    kind: str
-    is_error: bool
-    message: str
-    images: list[str] = field(default_factory=list)
+    kind: str  # what it is, in a word or two
+    is_error: bool  # whether it spoils a training, rather than being worth a look
+    message: str  # what was found and what to do
+    images: list[str]  # the names concerned
 
 
 def check(sets: Sets, *, channels: int = 3, workers: int = 1) -> tuple[list[Finding], dict[str, Any]]:
-    """Reads every image of a data set.
+    """Read every image of a data set.
 
     Args:
         sets: The data set.
-        channels: What images are read with; see `swin.preprocess.open_input`.
+        channels: What images are read with; see `swin.images.open_input`.
         workers: Processes that read.
 
     Returns:
-        What was found, errors first, and a summary: classes, counts and sizes by half.
+        What was found, errors first, and a summary: classes, counts and sizes by split.
     """
-    halves: dict[str, Source] = {"train": sets.train, "val": sets.val} if sets.train else {"val": sets.val}
-    facts = {half: _read_all(source, half, channels, workers) for half, source in halves.items()}
+    sources: dict[str, Source] = {"train": sets.train, "val": sets.val} if sets.train else {"val": sets.val}
+    facts = {split: _read_all(source, split, channels, workers) for split, source in sources.items()}
     findings: list[Finding] = []
-    for half, source in halves.items():
-        findings += _findings_of(half, source, facts[half], sets.classes)
+    summary: dict[str, Any] = {"classes": len(sets.classes)}
+    for split, source in sources.items():
+        counts = np.bincount(source.labels, minlength=len(sets.classes)).tolist()
+        class_counts = dict(zip(sets.classes, counts, strict=True))
+        findings += _findings_of(split, source, facts[split])
+        empty = [name for name, count in class_counts.items() if not count]
+        findings.append(Finding("empty classes", False, f"{split}: no image of them", empty))
+        summary[split] = _summary(facts[split], class_counts)
     if sets.train:
-        findings += _shared(sets, facts)
-    summary = {
-        "classes": len(sets.classes),
-        **{half: _summary(source, facts[half], sets.classes) for half, source in halves.items()},
-    }
+        findings += _shared(sets.classes, sets.train, sets.val, facts)
     return sorted((each for each in findings if each.images), key=lambda each: not each.is_error), summary
 
 
-def _read_all(source: Source, half: str, channels: int, workers: int) -> list[Facts]:
+def _read_all(source: Source, split: str, channels: int, workers: int) -> list[Facts]:
     indices = range(len(source.labels))
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _worker.update, ({"source": source},)) as pool:
         facts = pool.map(partial(_read, channels), indices, chunksize=64)
-        return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {half}"))
+        return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {split}"))
 
 
 def _read(channels: int, index: int) -> Facts:
     source = _worker["source"]
+    digest = b""
     try:
-        content = source.read(index)
-        if isinstance(content, Image.Image):
-            return Facts(hashlib.sha1(content.tobytes()).digest(), *content.size, content.mode)
-        digest = hashlib.sha1(content).digest()
-    except DataError as error:
-        return Facts(b"", error=str(error))
-    try:
-        read = open_input(content, channels=channels, name=source.name(index))
+        file = as_file(source.read(index))
+        digest = hashlib.sha1(file).digest()
+        height, width = open_input(file, channels=channels, name=source.name(index)).shape[1:]
     except DataError as error:
         return Facts(digest, error=str(error))
-    if isinstance(read, torch.Tensor):
-        return Facts(digest, read.shape[2], read.shape[1])
-    with Image.open(io.BytesIO(content)) as image:
+    if channels not in MODES:
+        return Facts(digest, width, height)
+    with Image.open(io.BytesIO(file)) as image:
         return Facts(digest, *image.size, image.mode, image.getexif().get(_ORIENTATION, 1))
 
 
-def _findings_of(half: str, source: Source, facts: Sequence[Facts], classes: Sequence[str]) -> Iterator[Finding]:
-    def names(indices: Sequence[int] | np.ndarray) -> list[str]:
-        return [source.name(int(index)) for index in indices]
+def _findings_of(split: str, source: Source, facts: Sequence[Facts]) -> Iterator[Finding]:
+    def find(kind: str, is_error: bool, message: str, indices: Sequence[int]) -> Finding:
+        return Finding(kind, is_error, f"{split}: {message}", [source.name(index) for index in indices])
 
-    bad = [index for index, fact in enumerate(facts) if fact.error]
-    yield Finding("unreadable", True, f"{half}: remove or replace them, or set DATA.ON_ERROR skip", names(bad))
-    odd = [index for index, fact in enumerate(facts) if fact.mode and fact.mode not in _USUAL_MODES]
+    def where(holds: Callable[[Facts], Any]) -> list[int]:
+        return [index for index, fact in enumerate(facts) if holds(fact)]
+
+    advice = "remove or replace them, or set DATA.ON_ERROR skip"
+    yield find("unreadable", True, advice, where(lambda fact: fact.error))
+    odd = where(lambda fact: fact.mode not in _USUAL_MODES)
     modes = Counter(facts[index].mode for index in odd)
-    yield Finding("odd modes", False, f"{half}: converted to RGB; they are {dict(modes)}", names(odd))
-    turned = [index for index, fact in enumerate(facts) if fact.orientation not in (0, 1)]
-    yield Finding("rotated", False, f"{half}: EXIF says so, which only DATA.EXIF True follows", names(turned))
-    small = [index for index, fact in enumerate(facts) if 0 < min(fact.width, fact.height) < 32]
-    yield Finding("tiny", False, f"{half}: a side is below 32 pixels", names(small))
+    yield find("odd modes", False, f"converted to RGB; they are {dict(modes)}", odd)
+    turned = where(lambda fact: fact.orientation not in (0, 1))
+    yield find("rotated", False, "EXIF says so, which only DATA.EXIF True follows", turned)
+    small = where(lambda fact: 0 < min(fact.width, fact.height) < 32)
+    yield find("tiny", False, "a side is below 32 pixels", small)
     by_digest = defaultdict(list)
-    for index, fact in enumerate(facts):
-        if fact.digest and not fact.error:
-            by_digest[fact.digest].append(index)
-    same = [group for group in by_digest.values() if len(group) > 1]
-    agreeing = [index for group in same for index in group if len(set(source.labels[group])) == 1]
-    yield Finding("duplicates", False, f"{half}: the same file several times in a class", names(agreeing))
-    torn = [index for group in same for index in group if len(set(source.labels[group])) > 1]
-    yield Finding("contradicting", True, f"{half}: the same file in several classes", names(torn))
-    counts = np.bincount(source.labels, minlength=len(classes))
-    empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
-    yield Finding("empty classes", False, f"{half}: no image of them", empty)
+    for index in where(lambda fact: not fact.error):
+        by_digest[facts[index].digest].append(index)
+    same: dict[bool, list[int]] = {False: [], True: []}  # by whether their labels differ
+    for group in by_digest.values():
+        if len(group) > 1:
+            same[len(set(source.labels[group])) > 1] += group
+    yield find("duplicates", False, "the same file several times in a class", same[False])
+    yield find("contradicting", True, "the same file in several classes", same[True])
 
 
-def _shared(sets: Sets, facts: dict[str, list[Facts]]) -> Iterator[Finding]:
-    assert sets.train is not None
-    in_train = {fact.digest for fact in facts["train"] if fact.digest and not fact.error}
-    shared = [sets.val.name(index) for index, fact in enumerate(facts["val"]) if fact.digest in in_train]
+def _shared(classes: Sequence[str], train: Source, val: Source, facts: dict[str, list[Facts]]) -> Iterator[Finding]:
+    in_train = {fact.digest for fact in facts["train"] if not fact.error}
+    shared = [val.name(index) for index, fact in enumerate(facts["val"]) if fact.digest in in_train]
     yield Finding("in train and val", True, "val: the same file is trained on, so accuracy would be too good", shared)
-    lacking = set(np.unique(sets.val.labels).tolist()) - set(np.unique(sets.train.labels).tolist())
-    names = [sets.classes[label] for label in sorted(lacking)]
+    names = [classes[label] for label in np.setdiff1d(val.labels, train.labels)]
     yield Finding("untrained classes", True, "val has images of classes that train has none of", names)
 
 
-def _summary(source: Source, facts: Sequence[Facts], classes: Sequence[str]) -> dict[str, Any]:
-    counts = np.bincount(source.labels, minlength=len(classes))
+def _summary(facts: Sequence[Facts], class_counts: dict[str, int]) -> dict[str, Any]:
     sides = np.array([(fact.width, fact.height) for fact in facts if fact.width] or [(0, 0)])
+    widths, heights = np.percentile(sides, _PERCENTILES, axis=0).T
     return {
         "images": len(facts),
-        "class_counts": dict(zip(classes, counts.tolist(), strict=True)),
+        "class_counts": class_counts,
         "modes": dict(Counter(fact.mode for fact in facts if fact.mode)),
-        "width_percentiles": dict(
-            zip((0, 5, 50, 95, 100), np.percentile(sides[:, 0], (0, 5, 50, 95, 100)), strict=True)
-        ),
-        "height_percentiles": dict(
-            zip((0, 5, 50, 95, 100), np.percentile(sides[:, 1], (0, 5, 50, 95, 100)), strict=True)
-        ),
+        "width_percentiles": dict(zip(_PERCENTILES, widths, strict=True)),
+        "height_percentiles": dict(zip(_PERCENTILES, heights, strict=True)),
     }
 
 
 def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
-    """Findings and summary in lines."""
+    """Return findings and summary in lines."""
     lines = [f"{summary['classes']} classes"]
-    for half in ("train", "val"):
-        if half in summary:
-            counts = list(summary[half]["class_counts"].values())
-            widths, heights = summary[half]["width_percentiles"], summary[half]["height_percentiles"]
-            lines.append(
-                f"{half}: {summary[half]['images']} images, {min(counts)} to {max(counts)} a class, "
-                f"median {widths[50]:.0f} x {heights[50]:.0f}, from {widths[0]:.0f} x {heights[0]:.0f} "
-                f"to {widths[100]:.0f} x {heights[100]:.0f}"
-            )
-    for finding in findings:
+    for split in filter(summary.get, ("train", "val")):
+        counts = list(summary[split]["class_counts"].values())
+        widths, heights = summary[split]["width_percentiles"], summary[split]["height_percentiles"]
         lines.append(
-            f"{'ERROR' if finding.is_error else 'note'}: {len(finding.images)} {finding.kind}: {finding.message}"
+            f"{split}: {summary[split]['images']} images, {min(counts)} to {max(counts)} a class, "
+            f"median {widths[50]:.0f} x {heights[50]:.0f}, from {widths[0]:.0f} x {heights[0]:.0f} "
+            f"to {widths[100]:.0f} x {heights[100]:.0f}"
         )
+    for finding in findings:
+        kind = "ERROR" if finding.is_error else "note"
+        lines.append(f"{kind}: {len(finding.images)} {finding.kind}: {finding.message}")
         lines += [f"    {name}" for name in finding.images[:_SHOWN]]
         if len(finding.images) > _SHOWN:
             lines.append(f"    and {len(finding.images) - _SHOWN} more")
@@ -193,10 +176,10 @@ def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
 
 
 def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | None) -> str:
-    """A page with a thumbnail of each image concerned, as far as it can be read."""
+    """Return a page with a thumbnail of each image concerned, as far as it can be read."""
     sources = [source for source in (sets.train, sets.val) if source] if sets else []
     wanted = {name for finding in findings for name in finding.images[:_THUMBNAILS]}
-    places = {
+    found = {
         name: (source, index)
         for source in sources
         for index in range(len(source.labels))
@@ -208,7 +191,7 @@ def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | N
     for finding in findings:
         parts.append(f"<h2>{len(finding.images)} {finding.kind}</h2><p>{html.escape(finding.message)}</p>")
         for name in finding.images[:_THUMBNAILS]:
-            picture = _thumbnail(*places[name]) if name in places else ""  # else the name of a class
+            picture = _thumbnail(*found[name]) if name in found else ""  # else the name of a class
             parts.append(
                 f"<figure style='display:inline-block'>{picture}<figcaption>{html.escape(name)}</figcaption></figure>"
             )
@@ -217,27 +200,21 @@ def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | N
 
 def _thumbnail(source: Source, index: int) -> str:
     try:
-        content = source.read(index)
-        image = content if isinstance(content, Image.Image) else open_image(content)
+        image = to_image(open_input(source.read(index)))
     except DataError:
         return "(cannot be shown)"
     image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    file = io.BytesIO()
-    image.save(file, "JPEG")
-    return f"<img src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"
+    return f"<img src='data:image/jpeg;base64,{base64.b64encode(encode(image, 'JPEG')).decode()}'>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.check_dataset", description=__doc__)
-    parser.add_argument("--data-path", default="", help="the data set, in any layout that training reads")
-    parser.add_argument("--cfg", help="a config, where the data set needs more than its path")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as DATA.VAL_SPLIT 0.1")
+    """Run a command line; return the exit status."""
+    parser = data_parser("check_dataset", __doc__, "DATA.VAL_SPLIT 0.1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write findings and summary there, too")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails of the findings")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     options = parser.parse_args(arguments)
-    given = {"DATA.CACHE_MODE": "no"} | ({"DATA.DATA_PATH": options.data_path} if options.data_path else {})
+    given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
     sets = None
     try:
         cfg = load_config(options.cfg, options.opts, given)
@@ -247,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except DataError as error:  # what keeps a data set from being opened is a finding, too
-        findings, summary = [Finding("layout", True, str(error), [printable(options.data_path)])], {"classes": 0}
+        path = printable(options.data_path or "")
+        findings, summary = [Finding("layout", True, str(error), [path])], {"classes": 0}
     print(as_text(findings, summary))
     if options.json:
         content = {"findings": [asdict(finding) for finding in findings], "summary": summary}

@@ -3,7 +3,6 @@
 Run again after an interruption, it goes on where it stopped; the shards do not depend on interruptions or workers.
 """
 
-import argparse
 import ctypes
 import hashlib
 import io
@@ -15,26 +14,27 @@ import signal
 import sys
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from data.build import open_sets
-from data.datasets import Names, Source
 from data.shards import CLASSES_FILE, INDEX_FILE, shard_name
+from data.sources import Names, Source
 from data.splits import SPLIT_FILE
 from swin.config import load_config
 from swin.errors import ConfigError, DataError, RunStoppedError, SwinError
-from swin.preprocess import MODES, open_input
+from swin.images import MODES, Content, as_file, encode, open_input, to_image
+from tools.arguments import data_parser
 
 _RECIPE_FILE, _PART_SUFFIX, _PARTIAL = "packing.json", ".part.npy", ".partial"
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
@@ -44,45 +44,38 @@ _SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"RIFF
 
 @dataclass(frozen=True)
 class Recipe:
-    """How images are packed; what a folder of shards was made with, and has to be continued with.
+    """How images are packed; what a folder of shards was made with, and has to be continued with."""
 
-    Attributes:
-        short_side_px: Larger images are shrunk to this short side and encoded anew; 0 keeps files as they are.
-        quality: JPEG quality of encoding anew.
-        shard_size: Images in a shard.
-        channels: What images are read with; see `swin.preprocess.open_input`.
-        digest: Of the names and labels to pack.
-    """
+    short_side_px: int = 0  # larger images are shrunk to this short side and encoded anew; 0 keeps files as they are
+    quality: int = 90  # of JPEGs encoded anew
+    shard_size: int = 5000  # images in a shard
+    channels: int = 3  # see `swin.images.open_input`
+    digest: str = ""  # of the names and labels to pack
 
-    short_side_px: int
-    quality: int
-    shard_size: int
-    channels: int
-    digest: str
+    def members(self, shard: int, num_images: int) -> range:
+        """Return the indices of a shard's images."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, num_images))
 
 
-def pack(
-    source: Source,
-    folder: Path,
-    *,
-    short_side_px: int = 0,
-    quality: int = 90,
-    shard_size: int = 5000,
-    channels: int = 3,
-    workers: int = 1,
-) -> None:
-    """Packs images into a folder of shards, then reads all of it back and writes the index.
+def pack(source: Source, folder: Path, *, workers: int = 1, **settings: int) -> None:
+    """Pack images into a folder of shards, then read all of it back and write the index.
+
+    Args:
+        source: The images.
+        folder: Where to.
+        workers: Processes that encode.
+        settings: See `Recipe`.
 
     Raises:
         DataError: An image cannot be read, the folder was packed differently, or what is read back differs.
     """
     num_images = len(source.labels)
-    recipe = Recipe(short_side_px, quality, shard_size, channels, _digest(source))
+    recipe = Recipe(digest=_digest(source), **settings)
     folder.mkdir(parents=True, exist_ok=True)
     _agree(folder / _RECIPE_FILE, recipe)
-    for leftover in [*folder.glob(f"*{_PARTIAL}"), *folder.glob(f".*{_PARTIAL}")]:
-        leftover.unlink()
-    shards = range(-(-num_images // shard_size))
+    for leftover in folder.glob(f"*{_PARTIAL}"):
+        leftover.unlink(missing_ok=True)  # a worker of a killed process may be a moment behind it
+    shards = range(-(-num_images // recipe.shard_size))
     if not (folder / INDEX_FILE).exists():
         _write_shards(source, folder, recipe, shards, workers)
         _write_index(source, folder, shards)
@@ -91,10 +84,10 @@ def pack(
 
 
 def _write_shards(source: Source, folder: Path, recipe: Recipe, shards: Sequence[int], workers: int) -> None:
-    """Writes the shards that are missing, then verifies all."""
+    """Write the shards that are missing, then verify all."""
     num_images = len(source.labels)
     missing = [shard for shard in shards if not (folder / shard_name(shard)).exists()]
-    done = num_images - sum(len(_members(shard, recipe.shard_size, num_images)) for shard in missing)
+    done = num_images - sum(len(recipe.members(shard, num_images)) for shard in missing)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (os.getpid(), source))
     try:
         with tqdm(total=2 * num_images, initial=done, unit="images", desc=f"packing {folder.name}") as bar:
@@ -121,7 +114,7 @@ def _digest(source: Source) -> str:
 
 def _agree(file: Path, recipe: Recipe) -> None:
     if not file.exists():
-        _replace(file, json.dumps(asdict(recipe), indent=1).encode())
+        _write_json(file, asdict(recipe), indent=1)
     elif json.loads(file.read_text()) != asdict(recipe):
         raise DataError(
             f"{file.parent}: was packed from other images or with other settings, see {file.name}. Pack into another "
@@ -129,18 +122,24 @@ def _agree(file: Path, recipe: Recipe) -> None:
         )
 
 
-def _replace(file: Path, content: bytes) -> None:
-    """Writes a file so that it is there as a whole or not at all."""
+@contextmanager
+def _replaced(file: Path) -> Iterator[BinaryIO]:
+    """Write a file so that it is there as a whole or not at all."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}{_PARTIAL}")
     with open(temporary, "wb") as stream:
-        stream.write(content)
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, file)
 
 
+def _write_json(file: Path, content: Any, **options: Any) -> None:
+    with _replaced(file) as stream:
+        stream.write(json.dumps(content, **options).encode())
+
+
 def _start_worker(parent_pid: int, source: Source) -> None:
-    """Ends this worker with its parent, which may be killed, and leaves Ctrl-C to the parent."""
+    """End this worker with its parent, which may be killed, and leave Ctrl-C to the parent."""
     _worker["source"] = source
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -149,39 +148,26 @@ def _start_worker(parent_pid: int, source: Source) -> None:
         os._exit(1)
 
 
-def _members(shard: int, shard_size: int, num_images: int) -> range:
-    return range(shard * shard_size, min((shard + 1) * shard_size, num_images))
-
-
 def _write_shard(folder: Path, recipe: Recipe, shard: int) -> int:
-    """Writes a shard and beside it where its images are: rows of offset, size and checksum."""
+    """Write a shard and beside it where its images are: rows of offset, size and checksum."""
     source = _worker["source"]
     file = folder / shard_name(shard)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}{_PARTIAL}")
-    members = _members(shard, recipe.shard_size, len(source.labels))
+    members = recipe.members(shard, len(source.labels))
     rows = []
-    with open(temporary, "wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for index in members:
-            content, extension = _encode(source.read(index), source.name(index), recipe)
-            _add(tar, f"{index:09d}.{extension}", content)
-            rows.append((tar.offset - _padded(len(content)), len(content), zlib.crc32(content)))
-            _add(tar, f"{index:09d}.cls", str(source.labels[index]).encode())
-        tar.close()
-        stream.flush()
-        os.fsync(stream.fileno())
-    part = io.BytesIO()
-    np.save(part, np.array(rows, dtype=np.int64))
-    _replace(_part_file(file), part.getvalue())
-    os.replace(temporary, file)  # last: a shard that is there is complete
+    with _replaced(file) as stream:  # the outer one, as a shard that is there is complete
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for index in members:
+                content, extension = _encode(source.read(index), source.name(index), recipe)
+                rows.append((tar.offset + tarfile.BLOCKSIZE, len(content), zlib.crc32(content)))  # after its header
+                _add(tar, f"{index:09d}.{extension}", content)
+                _add(tar, f"{index:09d}.cls", str(source.labels[index]).encode())
+        with _replaced(_part_file(file)) as part:
+            np.save(part, np.array(rows, dtype=np.int64))
     return len(members)
 
 
 def _part_file(shard_file: Path) -> Path:
     return shard_file.with_suffix(_PART_SUFFIX)
-
-
-def _padded(size: int) -> int:
-    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -190,40 +176,33 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _encode(content: bytes | Image.Image, name: str, recipe: Recipe) -> tuple[bytes, str]:
-    """Returns an image's file and its extension."""
-    if isinstance(content, Image.Image):
-        file = io.BytesIO()
-        content.save(file, "PNG")
-        return file.getvalue(), "png"
+def _encode(content: Content, name: str, recipe: Recipe) -> tuple[bytes, str]:
+    """Return an image's file and its extension."""
     # Decoded in any case: what cannot be read must not be packed.
-    image = open_input(content, channels=recipe.channels, name=name)
-    if isinstance(image, torch.Tensor):
-        return content, "npy"
-    extension = next((ext for signature, ext in _SIGNATURES.items() if content.startswith(signature)), "img")
-    scale = recipe.short_side_px / min(image.size)
+    pixels = open_input(content, channels=recipe.channels, name=name)
+    file = as_file(content)
+    height, width = pixels.shape[1:]
+    scale = recipe.short_side_px / min(height, width)
     if not 0 < scale < 1:
-        return content, extension
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    file = io.BytesIO()
-    image = image.resize(size, Image.Resampling.BICUBIC)
+        unknown = "img" if recipe.channels in MODES else "npy"
+        return file, next((ext for signature, ext in _SIGNATURES.items() if file.startswith(signature)), unknown)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    image = to_image(pixels).resize(size, Image.Resampling.BICUBIC)
     if image.mode == "RGBA":  # JPEG has no transparency
-        image.save(file, "PNG")
-        return file.getvalue(), "png"
-    image.save(file, "JPEG", quality=recipe.quality)
-    return file.getvalue(), "jpg"
+        return encode(image, "PNG"), "png"
+    return encode(image, "JPEG", quality=recipe.quality), "jpg"
 
 
 def _verify_shard(folder: Path, shard: int) -> int:
-    """Reads every image of a shard back by its offset; raises a DataError where a checksum differs."""
+    """Read every image of a shard back by its offset; raise a DataError where a checksum differs."""
     file = folder / shard_name(shard)
     rows = np.load(_part_file(file)).tolist()
     with open(file, "rb") as stream:
-        for place, (offset, size, checksum) in enumerate(rows):
+        for index, (offset, size, checksum) in enumerate(rows):
             stream.seek(offset)
             if zlib.crc32(stream.read(size)) != checksum:
                 raise DataError(
-                    f"{file}: image {place} of the shard is not what was written. Remove it and pack again."
+                    f"{file}: image {index} of the shard is not what was written. Remove it and pack again."
                 )
     return len(rows)
 
@@ -231,63 +210,53 @@ def _verify_shard(folder: Path, shard: int) -> int:
 def _write_index(source: Source, folder: Path, shards: Sequence[int]) -> None:
     parts = [np.load(_part_file(folder / shard_name(shard)))[:, :2] for shard in shards]
     shard_of = np.repeat(np.arange(len(parts), dtype=np.int64), [len(part) for part in parts])
-    names = Names(os.path.basename(source.name(index)) for index in range(len(source.labels)))
+    names = Names.of(os.path.basename(source.name(index)) for index in range(len(source.labels)))
     index: dict[str, Any] = {
         "labels": source.labels.astype(np.int32),
         "places": np.column_stack([shard_of, np.concatenate(parts)]),
         "name_bytes": names.bytes,
         "name_stops": names.stops,
     }
-    content = io.BytesIO()
-    np.savez(content, **index)
-    _replace(folder / INDEX_FILE, content.getvalue())
+    with _replaced(folder / INDEX_FILE) as stream:
+        np.savez(stream, **index)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.pack_dataset", description=__doc__)
-    parser.add_argument("--data-path", default="", help="the data set, in any layout that training reads")
-    parser.add_argument("--cfg", help="a config, where the data set needs more than its path")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as DATA.ZIP_MODE True")
+    """Run a command line; return the exit status."""
+    parser = data_parser("pack_dataset", __doc__, "DATA.ZIP_MODE True")
     parser.add_argument("--output", required=True, type=Path, help="folder to write; DATA.DATA_PATH of later runs")
     parser.add_argument("--short-side", type=int, default=0, metavar="PX", help="shrink to it (default: keep files)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality of what is shrunk (default: 90)")
     parser.add_argument("--shard-size", type=int, default=5000, help="images in a shard (default: 5000)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     options = parser.parse_args(arguments)
+    output: Path = options.output
     try:
-        given = {"DATA.CACHE_MODE": "no"} | ({"DATA.DATA_PATH": options.data_path} if options.data_path else {})
+        given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
         cfg = load_config(options.cfg, options.opts, given)
         channels = cfg.MODEL.SWIN.IN_CHANS
         if options.short_side and channels not in MODES:
             raise ConfigError(
                 f"--short-side shrinks pictures, and images of {channels} channels are arrays: leave it out."
             )
-        options.output.mkdir(parents=True, exist_ok=True)
-        sets = open_sets(cfg, runs=[options.output])
+        output.mkdir(parents=True, exist_ok=True)
+        sets = open_sets(cfg, runs=[output])
         if sets.split:
-            _replace(options.output / SPLIT_FILE, json.dumps(sets.split, indent=1).encode())
-        _replace(options.output / CLASSES_FILE, json.dumps(sets.classes, ensure_ascii=False).encode())
-        for half, source in (("train", sets.train), ("val", sets.val)):
+            _write_json(output / SPLIT_FILE, sets.split, indent=1)
+        _write_json(output / CLASSES_FILE, sets.classes, ensure_ascii=False)
+        settings = {"short_side_px": options.short_side, "quality": options.quality, "shard_size": options.shard_size}
+        for split, source in (("train", sets.train), ("val", sets.val)):
             assert source is not None
-            pack(
-                source,
-                options.output / half,
-                short_side_px=options.short_side,
-                quality=options.quality,
-                shard_size=options.shard_size,
-                channels=channels,
-                workers=options.workers,
-            )
-        size = sum(file.stat().st_size for file in options.output.rglob("*.tar"))
-        free = shutil.disk_usage(options.output).free
-        print(f"{options.output}: {size / 1e9:.2f} GB ({free / 1e9:.0f} GB free); train with --data-path on it")
+            pack(source, output / split, channels=channels, workers=options.workers, **settings)
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped: run the same command again to go on", file=sys.stderr)
         return RunStoppedError.exit_code
+    size = sum(file.stat().st_size for file in output.rglob("*.tar"))
+    free = shutil.disk_usage(output).free
+    print(f"{output}: {size / 1e9:.2f} GB ({free / 1e9:.0f} GB free); train with --data-path on it")
     return 0
 
 

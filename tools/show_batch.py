@@ -3,7 +3,6 @@
 `python -m tools.show_batch --cfg FILE --data-path FOLDER --output batch.png`
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,55 +13,50 @@ from PIL import Image, ImageDraw
 from data import build_data
 from swin.config import load_config
 from swin.errors import SwinError
+from swin.images import to_image
+from tools.arguments import data_parser
 
 _COLUMNS, _CELL_PX, _TEXT_PX = 4, 224, 28
 
 
 def draw_batch(images_BCHW: torch.Tensor, targets_BK: torch.Tensor, classes: Sequence[str]) -> Image.Image:
-    """Draws images in rows, each above the names and shares of its one or two largest targets.
+    """Draw images in rows, each above the names and fractions of its one or two largest targets.
 
     Args:
         images_BCHW: On a scale of 0 to 1.
-        targets_BK: Shares of the classes.
+        targets_BK: Fractions of the classes.
         classes: Their names.
     """
     count, height = len(images_BCHW), _CELL_PX + _TEXT_PX
     rows = -(-count // _COLUMNS)
     sheet = Image.new("RGB", (min(count, _COLUMNS) * _CELL_PX, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for place, (image_CHW, target_K) in enumerate(zip(images_BCHW, targets_BK, strict=True)):
-        left, top = place % _COLUMNS * _CELL_PX, place // _COLUMNS * height
-        pixels_HWC = (image_CHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0)[..., :3]
-        array = pixels_HWC[..., 0] if pixels_HWC.shape[-1] < 3 else pixels_HWC
-        picture = Image.fromarray(array.contiguous().numpy()).convert("RGB")
+    for index, (image_CHW, target_K) in enumerate(zip(images_BCHW, targets_BK, strict=True)):
+        left, top = index % _COLUMNS * _CELL_PX, index // _COLUMNS * height
+        shown_CHW = image_CHW[: 3 if len(image_CHW) >= 3 else 1]
+        picture = to_image((shown_CHW.clamp(0, 1) * 255).round().to(torch.uint8)).convert("RGB")
         picture.thumbnail((_CELL_PX, _CELL_PX))
         scale = _CELL_PX // max(picture.size)
-        sheet.paste(
-            picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST), (left, top)
-        )
-        shares, labels = target_K.topk(min(2, len(classes)))
-        for line, (share, label) in enumerate(zip(shares.tolist(), labels.tolist(), strict=True)):
-            if share > 0:
-                text = f"{share:.0%} {classes[label]}".encode("ascii", "replace").decode()
+        size = picture.width * scale, picture.height * scale
+        sheet.paste(picture.resize(size, Image.Resampling.NEAREST), (left, top))
+        fractions, labels = target_K.topk(min(2, len(classes)))
+        for line, (fraction, label) in enumerate(zip(fractions.tolist(), labels.tolist(), strict=True)):
+            if fraction > 0:
+                text = f"{fraction:.0%} {classes[label]}".encode("ascii", "replace").decode()
                 draw.text((left + 2, top + _CELL_PX + 1 + 13 * line), text[:36], fill="black")
     return sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.show_batch", description=__doc__)
-    parser.add_argument("--cfg", help="the config to train with")
-    parser.add_argument("--data-path", default="", help="the data set")
-    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as AUG.MIXUP 0")
+    """Run a command line; return the exit status."""
+    parser = data_parser("show_batch", __doc__, "AUG.MIXUP 0")
     parser.add_argument("--epoch", type=int, default=0, help="whose first images to show (default: 0)")
     parser.add_argument("--count", type=int, default=16, help="how many images (default: 16)")
     parser.add_argument("--output", type=Path, default=Path("batch.png"), help="PNG to write (default: batch.png)")
     options = parser.parse_args(arguments)
     try:
-        given = {"DATA.NUM_WORKERS": 0, "DATA.BATCH_SIZE": options.count, "DATA.CACHE_MODE": "no"}
-        if options.data_path:
-            given["DATA.DATA_PATH"] = options.data_path
-        cfg = load_config(options.cfg, options.opts, given)
+        given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
+        cfg = load_config(options.cfg, options.opts, given | {"DATA.NUM_WORKERS": 0, "DATA.BATCH_SIZE": options.count})
         data = build_data(cfg)
         assert data.train is not None
         batch = next(iter(data.train.epoch(options.epoch)))

@@ -20,14 +20,15 @@ from PIL import Image
 
 from data.archives import open_zips
 from data.build import open_sets
-from data.datasets import Sets
 from data.folders import open_folders
 from data.shards import open_shards
-from data.splits import remembered_split
+from data.sources import Sets
+from data.splits import hold_out
 from data.tables import open_cub, open_imagenet22k, open_tables
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
-from swin.preprocess import open_image, read_file
+from swin.files import read_file
+from swin.images import open_input
 from swin.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.unit.test_data_folders import make_classes, make_files
@@ -175,7 +176,7 @@ irregular = pytest.mark.parametrize(
 def test_no_reader_opens_what_is_no_file(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
     make(tmp_path / "x.jpg")
     refuses(lambda: read_file(tmp_path / "x.jpg"), "x.jpg", kind)
-    refuses(lambda: open_image(tmp_path / "x.jpg"), "x.jpg", kind)
+    refuses(lambda: open_input(tmp_path / "x.jpg"), "x.jpg", kind)
 
 
 @irregular
@@ -509,8 +510,8 @@ def test_classes_of_packed_images_are_a_list_of_names(tmp_path: Path, content: s
 def test_no_saved_split_gives_a_traceback(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     labels = np.zeros(2, dtype=np.int64)
-    options = {"share": 0.5, "seed": 0, "runs": [tmp_path]}
-    refuses(lambda: remembered_split(["a", "b"], labels, **options), "split.json")
+    options = {"fraction": 0.5, "seed": 0, "runs": [tmp_path]}
+    refuses(lambda: hold_out(["a", "b"], labels, **options), "split.json")
 
 
 def test_part_says_what_it_is_worth_to_several_processes(tmp_path: Path) -> None:

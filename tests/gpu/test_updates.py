@@ -9,8 +9,8 @@ import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from data.datasets import ArrayImages
 from data.loaders import EvalLoader, TrainLoader
+from data.sources import ArrayImages
 from swin.batches import Batch, EvalBatches
 from swin.create import create_model
 from swin.distributed import all_reduce_sum, from_main, gather
@@ -20,7 +20,7 @@ from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.errors import ConfigError
-from swin.preprocess import to_pixels
+from swin.images import to_pixels
 from tests.updates import RANDOM, make_batch, make_state, updates
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

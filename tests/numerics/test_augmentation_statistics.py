@@ -22,7 +22,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from data import operations
 from data.erasing import RandomErasing
 from data.samplers import derive_seed
-from data.transforms import RandomCrop, make_train_transform
+from data.transforms import RandomCrop, TrainTransform
 from swin.preprocess import Normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -96,7 +96,7 @@ def test_erased_areas() -> None:
 
 
 def test_flips() -> None:
-    transform = make_train_transform(img_size=40, channels=3, mean=MEAN, auto_augment=None, color_jitter=0)
+    transform = TrainTransform(img_size=40, channels=3, mean=MEAN, auto_augment=None, color_jitter=0)
     assert len(transform.flips) == 1
     ramp, flipped = torch.arange(4).view(1, 1, 4), 0
     for index in range(20_000):
@@ -124,7 +124,7 @@ def applied(policy: Callable, seed: int, monkeypatch: pytest.MonkeyPatch, count:
 
 def test_operations_and_their_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
     config = "rand-m9-mstd0.5-inc1"
-    ours = applied(make_train_transform(img_size=40, channels=3, mean=MEAN).colours[0], 6, monkeypatch)
+    ours = applied(TrainTransform(img_size=40, channels=3, mean=MEAN).colours[0], 6, monkeypatch)
     parameters = {"translate_const": 18, "img_mean": (124, 116, 104)}
     theirs = applied(timm_augment.rand_augment_transform(config, dict(parameters)), 7, monkeypatch)
     other = applied(timm_augment.rand_augment_transform("rand-m8-mstd0.5-inc1", dict(parameters)), 7, monkeypatch)
@@ -163,7 +163,7 @@ def test_pixels(mended_timm: None) -> None:
     normalise = Normalise(MEAN, STD)
 
     def ours(**options: object) -> Callable[[bytes], torch.Tensor]:
-        transform = make_train_transform(img_size=96, channels=3, mean=MEAN, erase_prob=0.0, **options)
+        transform = TrainTransform(img_size=96, channels=3, mean=MEAN, erase_prob=0.0, **options)
         return lambda content: normalise(transform(content)[0])
 
     timm_transform = create_transform(

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.transforms import make_train_transform
+from data.transforms import TrainTransform
 from swin.errors import DataError
-from swin.preprocess import open_image
+from swin.images import open_input
 
-TRAIN = make_train_transform(img_size=48, channels=3, mean=(0.5, 0.5, 0.5))
+TRAIN = TrainTransform(img_size=48, channels=3, mean=(0.5, 0.5, 0.5))
 
 
 def encode(file_format: str, **options: object) -> bytes:
@@ -64,7 +64,7 @@ def test_damaged_files_are_read_or_refused(name: str) -> None:
     for _ in range(400):
         content = damage(ORIGINALS[name], draw)
         begin = time.process_time()
-        whole = outcome(lambda content=content: open_image(content, name="damaged"))
+        whole = outcome(lambda content=content: open_input(content, name="damaged"))
         part = outcome(lambda content=content: TRAIN(content, "damaged")[0])
         # What evaluation reads, training reads too, and the other way round.
         assert isinstance(whole, str) == isinstance(part, str)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from data.build import open_sets
-from data.datasets import Source
 from data.loaders import TrainLoader
-from data.transforms import make_train_transform
+from data.sources import Source
+from data.transforms import TrainTransform
 from swin.batches import Batch
 from swin.config import Config, load_config
 from tools import pack_dataset
@@ -23,7 +23,7 @@ CLASSES = ("001.ant", "002.bee", "003.cat")
 COUNTS = {"train": (8, 7, 8), "val": (2, 1, 2)}  # 23: batches of 3 by two ranks leave a remainder
 EPOCH, BATCH = 5, 3
 # Flips, crops, policies and erasing draw from all three generators.
-AUGMENT = make_train_transform(img_size=40, channels=3, mean=(0.5,) * 3, erase_prob=0.5)
+AUGMENT = TrainTransform(img_size=40, channels=3, mean=(0.5,) * 3, erase_prob=0.5)
 
 Images = dict[str, list[tuple[str, int, bytes]]]  # of each half: name, label and file
 

@@ -7,10 +7,11 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from data.archives import ZipArchive, ZipImages, open_zips, read_map
+from data.archives import ZipImages, open_zips, read_map
 from swin.errors import DataError
 
 
@@ -22,6 +23,10 @@ def make_png(grey: int) -> bytes:
 
 def grey_of(source: ZipImages, index: int) -> int:
     return Image.open(io.BytesIO(source.read(index))).getpixel((0, 0))
+
+
+def open_members(file: Path, names: Sequence[str]) -> ZipImages:
+    return ZipImages(file, names, np.zeros(len(names), dtype=np.int64))
 
 
 def make_zip(root: Path, half: str, samples: Sequence[tuple[str, int]], method: int = zipfile.ZIP_STORED) -> None:
@@ -51,16 +56,16 @@ def test_images_and_labels_follow_the_map(root: Path, cache_mode: str, rank: int
     for source, samples in ((sets.train, TRAIN), (sets.val, VAL)):
         assert source.labels.tolist() == [label for _, label in samples]
         assert [grey_of(source, index) for index in range(len(samples))] == list(range(len(samples)))
-        source.archive.close()
+        source.files.close()
     assert sets.train.name(3) == f"{root}/train.zip/dog/1.png"
 
 
 def test_cached_images_do_not_need_the_file(root: Path) -> None:
     full = open_zips(root, cache_mode="full")
     part = open_zips(root, cache_mode="part", rank=1, world_size=2)
-    for archive in (full.train.archive, full.val.archive, part.train.archive, part.val.archive):
-        archive.close()
-        archive.path.unlink(missing_ok=True)
+    for source in (full.train, full.val, part.train, part.val):
+        source.files.close()
+        source.path.unlink(missing_ok=True)
     assert [grey_of(full.train, index) for index in range(4)] == [0, 1, 2, 3]
     assert [grey_of(part.train, index) for index in (1, 3)] == [1, 3]
     assert grey_of(part.val, 1) == 1
@@ -68,17 +73,17 @@ def test_cached_images_do_not_need_the_file(root: Path) -> None:
         part.train.read(0)
 
 
-def read_repeatedly(archive: ZipArchive, number: int) -> bool:
+def read_repeatedly(archive: ZipImages, number: int) -> bool:
     return all(archive.read(number) == make_png(number) for _ in range(300))
 
 
 def test_processes_do_not_disturb_each_other(root: Path) -> None:
-    archive = ZipArchive(root / "train.zip", [name for name, _ in TRAIN])
+    archive = open_members(root / "train.zip", [name for name, _ in TRAIN])
     archive.read(0)  # opens the file before the processes start
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert all(pool.starmap(read_repeatedly, [(archive, number) for number in range(4)]))
-    assert pickle.loads(pickle.dumps(archive))._file is None
-    archive.close()
+    assert not pickle.loads(pickle.dumps(archive)).files._streams
+    archive.files.close()
 
 
 def test_classes_without_folders_are_called_by_their_labels(tmp_path: Path) -> None:
@@ -150,17 +155,17 @@ def test_maps_may_have_blank_lines_and_windows_ends(tmp_path: Path) -> None:
 def test_damaged_zips_are_named(root: Path) -> None:
     names = [name for name, _ in TRAIN]
     with pytest.raises(DataError, match=r"holds no missing\.png, which its map lists"):
-        ZipArchive(root / "train.zip", ["missing.png"])
+        open_members(root / "train.zip", ["missing.png"])
     content = bytearray((root / "train.zip").read_bytes())
     content[content.index(make_png(3)) + 20] ^= 1
     (root / "flipped.zip").write_bytes(content)
-    archive = ZipArchive(root / "flipped.zip", names)
+    archive = open_members(root / "flipped.zip", names)
     with pytest.raises(DataError, match="line 4 of its map cannot be read: its size or checksum"):
         archive.read(3)
-    archive.close()
+    archive.files.close()
     (root / "cut.zip").write_bytes(content[:200])
     with pytest.raises(DataError, match="cannot be read as a zip"):
-        ZipArchive(root / "cut.zip", names)
+        open_members(root / "cut.zip", names)
     make_zip(root, "packed", TRAIN, zipfile.ZIP_LZMA)
     with pytest.raises(DataError, match="is encrypted or not deflated"):
-        ZipArchive(root / "packed.zip", names)
+        open_members(root / "packed.zip", names)

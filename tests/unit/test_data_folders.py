@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.datasets import Names
 from data.folders import open_folders
+from data.sources import Names
 from data.splits import stratified_split
 from swin.errors import ConfigError, DataError
-from swin.preprocess import open_image
+from swin.images import open_input
 
 
 def make_files(root: Path, *names: str) -> Path:
@@ -44,7 +44,7 @@ def test_labels_come_from_train_and_go_to_val_by_name(tmp_path: Path) -> None:
     assert sets.train.labels.tolist() == [0, 0, 1, 2]
     assert sets.val.labels.tolist() == [1, 2]  # "ant" is missing from val, and nothing shifts
     assert sets.val.labels.dtype == np.int64
-    assert open_image(sets.train.read(1)).size == (4, 4)
+    assert open_input(sets.train.read(1)).shape == (3, 4, 4)
 
 
 def test_clutter_is_skipped(tmp_path: Path) -> None:
@@ -186,5 +186,5 @@ def test_splits_are_exact_where_every_class_is_large(num_val: int) -> None:
 
 def test_names_come_back_whatever_their_bytes() -> None:
     names = ["", "a.png", "Blüte/花.jpg", "latin\udce9.png", "b"]
-    assert list(Names(names)) == names
-    assert len(Names([])) == 0
+    assert list(Names.of(names)) == names
+    assert len(Names.of([])) == 0

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
 from data import build_data
-from data.datasets import EvalPixels, FolderImages, Names
 from data.loaders import TrainLoader
+from data.sources import FolderImages, Names
 from data.tables import open_cub, open_imagenet22k, open_tables
+from data.transforms import EvalPixels
 from swin.config import load_config
 from swin.errors import DataError
-from swin.preprocess import to_pixels
 from tests.unit.test_data_folders import make_files
 
 
@@ -112,7 +112,7 @@ def test_cub_as_it_is_distributed(tmp_path: Path) -> None:
 
 
 def test_names_take_their_bytes_and_a_number_each() -> None:
-    names = Names(f"n{index:08d}/image.JPEG" for index in range(10_000))
+    names = Names.of(f"n{index:08d}/image.JPEG" for index in range(10_000))
     assert names.bytes.nbytes + names.stops.nbytes == 10_000 * (20 + 8)
     assert (names[0], names[9_999], len(names)) == ("n00000000/image.JPEG", "n00009999/image.JPEG", 10_000)
     assert np.shares_memory(Names.of(names).bytes, names.bytes)
@@ -122,14 +122,14 @@ class ManyImages:
     """A table of a million names and one picture."""
 
     def __init__(self, count: int) -> None:
-        self.names = Names(f"n{index:08d}/image.JPEG" for index in range(count))
+        self.names = Names.of(f"n{index:08d}/image.JPEG" for index in range(count))
         self.labels = np.arange(count) % 1000
 
     def name(self, index: int) -> str:
         return self.names[index]
 
-    def read(self, index: int) -> Image.Image:
-        return Image.new("L", (2, 2), index % 256)
+    def read(self, index: int) -> np.ndarray:
+        return np.full((2, 2), index % 256, dtype=np.uint8)
 
 
 def private_mb(pid: int) -> float:
@@ -142,7 +142,8 @@ def private_mb(pid: int) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's account of shared memory")
 def test_memory_stays_flat_over_epochs_of_a_million_samples() -> None:
-    loader = TrainLoader(ManyImages(1_000_000), transform=EvalPixels(to_pixels), seed=0, batch_size=1000, num_workers=2)
+    transform = EvalPixels(torch.nn.Identity(), channels=1)
+    loader = TrainLoader(ManyImages(1_000_000), transform=transform, seed=0, batch_size=1000, num_workers=2)
     after = []
     for epoch in range(2):
         for number, _ in enumerate(loader.epoch(epoch)):

@@ -14,9 +14,10 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from data import operations
 from data.erasing import erase
-from data.transforms import RandomCrop, RandomPaddedCrop, TrainTransform, make_train_transform, resize
+from data.transforms import RandomCrop, RandomPaddedCrop, TrainTransform, resize
 from swin.errors import ConfigError
-from swin.preprocess import Normalise, to_pixels
+from swin.images import to_pixels
+from swin.preprocess import Normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = {"auto_augment": None, "color_jitter": 0.0, "hflip": 0.0, "erase_prob": 0.0}
@@ -42,7 +43,7 @@ def seed_all(seed: int) -> None:
 
 
 def pixels_of(transform: TrainTransform, content: bytes | Image.Image) -> torch.Tensor:
-    return transform(content)[0]
+    return transform(content if isinstance(content, bytes) else np.asarray(content))[0]
 
 
 def steps_of(transform: TrainTransform) -> list[object]:
@@ -59,7 +60,7 @@ def mended_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_recipe_is_timms(mended_timm: None, auto_augment: str | None, mode: str) -> None:
     """Equal seeds draw equal crops, flips, operations, magnitudes and rectangles, so the pixels are nearly the same."""
-    ours = make_train_transform(img_size=64, channels=3, mean=MEAN, auto_augment=auto_augment)
+    ours = TrainTransform(img_size=64, channels=3, mean=MEAN, auto_augment=auto_augment)
     theirs = create_transform(
         64,
         is_training=True,
@@ -107,7 +108,7 @@ def test_crops_are_timms() -> None:
 def test_reduced_decoding_shows_the_same_crop() -> None:
     """Crops of a picture that is decoded at 1/2 to 1/8 are those of the full picture, at the same places."""
     content = make_jpeg(1501, 1203, blur_px=100)
-    transform = make_train_transform(img_size=96, channels=3, mean=MEAN, **PLAIN)
+    transform = TrainTransform(img_size=96, channels=3, mean=MEAN, **PLAIN)
     image = Image.open(io.BytesIO(content))
     full = image.convert("RGB")
     for seed in range(40):
@@ -147,7 +148,7 @@ def test_operations_are_timms_but_for_rounding(name: str, resample: Image.Resamp
 
 @pytest.mark.parametrize("side", [32, 40])
 def test_the_default_policy_survives_thousands_of_tiny_images(side: int) -> None:
-    transform = make_train_transform(img_size=side, channels=3, mean=MEAN)
+    transform = TrainTransform(img_size=side, channels=3, mean=MEAN)
     images = [make_picture(8, 8), make_picture(1, 1), make_picture(1, 118), make_picture(9, 2)]
     seed_all(0)
     for number in range(1600):
@@ -171,7 +172,7 @@ def test_the_default_policy_survives_thousands_of_tiny_images(side: int) -> None
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("interpolation", ["bicubic", "lanczos", "random", "nearest"])
 def test_every_policy_works_at_full_strength(policy: str, channels: int, interpolation: str) -> None:
-    transform = make_train_transform(
+    transform = TrainTransform(
         img_size=36, channels=channels, mean=MEAN[:channels], auto_augment=policy, interpolation=interpolation
     )
     image = make_picture(10, 12, "RGB" if channels == 3 else "L")
@@ -183,8 +184,7 @@ def test_every_policy_works_at_full_strength(policy: str, channels: int, interpo
 
 def test_three_augment_keeps_colour_jitter_as_in_its_paper() -> None:
     steps = [
-        type(step).__name__
-        for step in steps_of(make_train_transform(img_size=64, channels=3, mean=MEAN, auto_augment="3a"))
+        type(step).__name__ for step in steps_of(TrainTransform(img_size=64, channels=3, mean=MEAN, auto_augment="3a"))
     ]
     assert steps == ["RandomFlip", "AutoAugment", "ColorJitter"]
 
@@ -192,7 +192,7 @@ def test_three_augment_keeps_colour_jitter_as_in_its_paper() -> None:
 def test_keeping_no_bits_gives_black_and_timm_is_left_alone() -> None:
     assert operations.posterize(make_picture(4, 4), 0).getextrema() == ((0, 0), (0, 0), (0, 0))
     assert operations.posterize(make_picture(4, 4), 2) == timm_augment.posterize(make_picture(4, 4), 2)
-    make_train_transform(img_size=36, channels=3, mean=MEAN)
+    TrainTransform(img_size=36, channels=3, mean=MEAN)
     assert timm_augment.NAME_TO_OP["PosterizeIncreasing"] is timm_augment.posterize
 
 
@@ -200,7 +200,7 @@ def test_keeping_no_bits_gives_black_and_timm_is_left_alone() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_shapes_and_channels(img_size: int | list[int], expected: tuple[int, int], channels: int) -> None:
     colours = {} if channels < 4 else {"auto_augment": None, "color_jitter": 0}
-    transform = make_train_transform(img_size=img_size, channels=channels, mean=[0.5] * channels, **colours)
+    transform = TrainTransform(img_size=img_size, channels=channels, mean=[0.5] * channels, **colours)
     image = make_picture(50, 30, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     file = io.BytesIO()
     image.save(file, "PNG")
@@ -217,7 +217,7 @@ def test_an_exif_orientation_is_followed_only_when_asked() -> None:
     image.save(file, "JPEG", exif=exif)
     everything = {"scale": (1, 1), "ratio": (0.5, 2.0)} | PLAIN
     for is_turned, top_right in ((False, 0), (True, 255)):
-        transform = make_train_transform(img_size=40, channels=3, mean=MEAN, exif=is_turned, **everything)
+        transform = TrainTransform(img_size=40, channels=3, mean=MEAN, exif=is_turned, **everything)
         seeds = []
         for seed in range(5):
             seed_all(seed)
@@ -227,9 +227,9 @@ def test_an_exif_orientation_is_followed_only_when_asked() -> None:
 
 def test_flips_are_as_likely_as_asked() -> None:
     image = make_picture(16, 16)
-    straight = pixels_of(make_train_transform(img_size=16, channels=3, mean=MEAN, crop_padding=0, **PLAIN), image)
+    straight = pixels_of(TrainTransform(img_size=16, channels=3, mean=MEAN, crop_padding=0, **PLAIN), image)
     flips = PLAIN | {"hflip": 1.0, "vflip": 1.0}
-    flipped = pixels_of(make_train_transform(img_size=16, channels=3, mean=MEAN, crop_padding=0, **flips), image)
+    flipped = pixels_of(TrainTransform(img_size=16, channels=3, mean=MEAN, crop_padding=0, **flips), image)
     assert torch.equal(flipped, straight.flip(1, 2))
 
 
@@ -246,7 +246,7 @@ def test_small_images_are_shifted_by_up_to_the_padding() -> None:
 def test_scale_bounds_the_crop() -> None:
     # Columns of a ramp: the spread of a crop's values is the share of the width that it covers.
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
-    transform = make_train_transform(img_size=64, channels=1, mean=(0,), scale=(0.25, 0.25), ratio=(1.0, 1.0), **PLAIN)
+    transform = TrainTransform(img_size=64, channels=1, mean=(0,), scale=(0.25, 0.25), ratio=(1.0, 1.0), **PLAIN)
     seed_all(0)
     for _ in range(20):
         pixels = pixels_of(transform, ramp).float()
@@ -255,7 +255,7 @@ def test_scale_bounds_the_crop() -> None:
 
 def test_no_colour_jitter_beside_a_policy_and_none_at_zero() -> None:
     names = [
-        [type(step).__name__ for step in steps_of(make_train_transform(img_size=64, channels=3, mean=MEAN, **options))]
+        [type(step).__name__ for step in steps_of(TrainTransform(img_size=64, channels=3, mean=MEAN, **options))]
         for options in ({}, {"auto_augment": None}, PLAIN, {"auto_augment": "ta_wide"})
     ]
     assert names == [
@@ -268,14 +268,14 @@ def test_no_colour_jitter_beside_a_policy_and_none_at_zero() -> None:
 
 def test_unknown_policies_and_colours_of_four_channels_are_config_errors() -> None:
     with pytest.raises(ConfigError, match=r"AUG\.AUTO_AUGMENT is 'rnd-m9', .*Expected for example rand-m9"):
-        make_train_transform(img_size=64, channels=3, mean=MEAN, auto_augment="rnd-m9")
+        TrainTransform(img_size=64, channels=3, mean=MEAN, auto_augment="rnd-m9")
     for channels in (2, 4):
         with pytest.raises(ConfigError, match=f"IN_CHANS is {channels}"):
-            make_train_transform(img_size=64, channels=channels, mean=[0.5] * channels)
+            TrainTransform(img_size=64, channels=channels, mean=[0.5] * channels)
 
 
 def test_transforms_can_be_sent_to_workers() -> None:
-    transform = make_train_transform(img_size=64, channels=1, mean=(0.5,))
+    transform = TrainTransform(img_size=64, channels=1, mean=(0.5,))
     image = make_picture(70, 70, "L")
     seed_all(3)
     expected = pixels_of(transform, image)

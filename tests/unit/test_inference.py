@@ -9,6 +9,7 @@ from torch import nn
 from swin.config import config_to_dict, load_config
 from swin.create import build_model, create_model
 from swin.errors import CheckpointError, ConfigError, DataError
+from swin.images import to_pixels
 from swin.inference import inference_model, list_images, load_predictor, make_predictor
 from swin.models import VARIANTS, Variant
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_gives_averaged_weights_and_names(checkpoint):
 def test_a_loaded_predictor_follows_the_config(checkpoint):
     predictor = load_predictor(checkpoint())
     assert (predictor.channels, predictor.classes, predictor.model.training) == (3, CLASSES, False)
-    assert predictor.transform(coloured("red")).shape == (3, 16, 16)
+    assert predictor.transform(predictor.read(coloured("red"))).shape == (3, 16, 16)
 
 
 def test_files_are_turned_where_the_training_images_were(checkpoint, tmp_path):
@@ -159,7 +160,7 @@ def test_files_are_turned_where_the_training_images_were(checkpoint, tmp_path):
     for is_turned, size in ((False, (8, 4)), (True, (4, 8))):
         cfg = load_config(opts=[*TINY, "DATA.EXIF", str(is_turned)])
         predictor = load_predictor(checkpoint(config=config_to_dict(cfg)))
-        assert predictor.read(tmp_path / "turned.png").size == size
+        assert predictor.read(tmp_path / "turned.png").shape == (3, *size[::-1])
 
 
 NANO = Variant(8, (1, 1), (1, 2), window_size=4, img_size=64)
@@ -196,7 +197,7 @@ def test_weights_without_names_are_of_imagenet_if_there_are_as_many_classes(nano
 def test_weights_of_other_programs_tell_the_model_by_their_shapes(nano):
     predictor = load_predictor(nano(3, 2))
     assert (predictor.model.img_size, predictor.model.num_classes) == ((32, 32), 3)
-    assert predictor.describe(predictor.scores([coloured("red")])[0])["pred_label"] == 2
+    assert predictor.describe(predictor.scores([predictor.read(coloured("red"))])[0])["pred_label"] == 2
 
 
 def test_models_for_384_px_see_the_whole_image(nano):
@@ -206,8 +207,8 @@ def test_models_for_384_px_see_the_whole_image(nano):
 
     image = Image.new("RGB", (500, 500), "black")
     image.paste("white", (0, 0, 500, 10))  # a bar at the top, which a central crop leaves out
-    assert transform(384)(image)[0, 0].min() > 2
-    assert transform(224)(image)[0, 0].max() < -2
+    assert transform(384)(to_pixels(image))[0, 0].min() > 2
+    assert transform(224)(to_pixels(image))[0, 0].max() < -2
 
 
 def test_a_model_for_grey_images_gets_grey_images(nano):

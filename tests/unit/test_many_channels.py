@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from data import build_data
-from data.transforms import make_train_transform
+from data.transforms import TrainTransform
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
+from swin.images import open_input
 from swin.inference import inference_model, list_images
 from swin.models import SwinTransformer
-from swin.preprocess import EvalResize, open_input
+from swin.preprocess import EvalResize
 from tools import check_dataset, pack_dataset
 
 COLOURLESS = {"auto_augment": None, "color_jitter": 0.0}
@@ -46,8 +47,8 @@ def test_augmentation_is_that_of_pictures(img_size: int | list[int], interpolati
     """The first three of five channels come out as the picture of these three does, draw for draw."""
     array = smooth(70, 90, 5)
     options = {"img_size": img_size, "interpolation": interpolation, **COLOURLESS}
-    many = make_train_transform(channels=5, mean=[0.5] * 5, **options)
-    three = make_train_transform(channels=3, mean=[0.5] * 3, **options)
+    many = TrainTransform(channels=5, mean=[0.5] * 5, **options)
+    three = TrainTransform(channels=3, mean=[0.5] * 3, **options)
     for seed in range(30):
         results = []
         for transform, content in ((many, as_file(array)), (three, picture_of(array))):
@@ -67,9 +68,7 @@ def test_augmentation_is_that_of_pictures(img_size: int | list[int], interpolati
 def test_evaluation_is_that_of_pictures(img_size: int | list[int], crop: bool) -> None:
     array = smooth(70, 90, 5)
     results = [
-        EvalResize(img_size=img_size, crop=crop, interpolation="bicubic", channels=channels)(
-            open_input(content, channels=channels)
-        )
+        EvalResize(img_size=img_size, crop=crop, interpolation="bicubic")(open_input(content, channels=channels))
         for channels, content in ((5, as_file(array)), (3, picture_of(array)))
     ]
     assert len(results[0]) == 5

@@ -14,7 +14,8 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from swin.errors import DataError
-from swin.preprocess import make_eval_transform, open_image, to_channels
+from swin.images import open_input, to_channels, to_image, to_pixels
+from swin.preprocess import make_eval_transform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -28,6 +29,10 @@ def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
+
+
+def open_image(source: object, **options: object) -> Image.Image:
+    return to_image(open_input(source, **options))
 
 
 def make_huge_png() -> bytes:
@@ -146,7 +151,7 @@ def test_a_collection_of_odd_images() -> None:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_crops_equal_torchvisions_bit_for_bit(size: tuple[int, int], interpolation: str) -> None:
     image = make_picture(*size)
-    ours = make_eval_transform(img_size=224, crop=True, interpolation=interpolation, mean=MEAN, std=STD, channels=3)
+    ours = make_eval_transform(img_size=224, crop=True, interpolation=interpolation, mean=MEAN, std=STD)
     theirs = transforms.Compose(
         [
             transforms.Resize(256, InterpolationMode(interpolation)),
@@ -155,27 +160,25 @@ def test_crops_equal_torchvisions_bit_for_bit(size: tuple[int, int], interpolati
             transforms.Normalize(MEAN, STD),
         ]
     )
-    assert torch.equal(ours(image), theirs(image))
+    assert torch.equal(ours(to_pixels(image)), theirs(image))
 
 
 @pytest.mark.parametrize("img_size", [64, (48, 80)])
 def test_without_a_crop_the_whole_image_is_resized(img_size: int | tuple[int, int]) -> None:
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     image = make_picture(90, 70)
-    transform = make_eval_transform(
-        img_size=img_size, crop=False, interpolation="bicubic", mean=MEAN, std=STD, channels=3
-    )
+    transform = make_eval_transform(img_size=img_size, crop=False, interpolation="bicubic", mean=MEAN, std=STD)
     expected = transforms.ToTensor()(image.resize((width, height), Image.Resampling.BICUBIC))
-    assert torch.equal(transform(image), transforms.Normalize(MEAN, STD)(expected))
+    assert torch.equal(transform(to_pixels(image)), transforms.Normalize(MEAN, STD)(expected))
 
 
 def test_a_crop_that_is_not_square_keeps_the_shape_of_things() -> None:
     transform = make_eval_transform(
-        img_size=[112, 224], crop=True, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1), channels=3
+        img_size=[112, 224], crop=True, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1)
     )
     # A ramp of grey levels over 512 columns, resized to 256 columns and cut by 16 on either side.
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 512).astype(np.uint8), (256, 1))).convert("RGB")
-    values = transform(ramp)
+    values = transform(to_pixels(ramp))
     assert values.shape == (3, 112, 224)
     assert values[0, 50, 0].item() == pytest.approx(16 / 256, abs=0.01)
     assert values[0, 50, -1].item() == pytest.approx(240 / 256, abs=0.01)
@@ -184,12 +187,12 @@ def test_a_crop_that_is_not_square_keeps_the_shape_of_things() -> None:
 @pytest.mark.parametrize("side", [8, 28, 32])
 def test_small_sizes_take_the_whole_image(side: int) -> None:
     image = make_picture(side, side, "L")
-    transform = make_eval_transform(img_size=side, crop=True, interpolation="bicubic", mean=(0,), std=(1,), channels=1)
-    assert torch.equal(transform(image), transforms.ToTensor()(image))
+    transform = make_eval_transform(img_size=side, crop=True, interpolation="bicubic", mean=(0,), std=(1,))
+    assert torch.equal(transform(to_pixels(image)), transforms.ToTensor()(image))
 
 
 def test_other_modes_are_converted_and_other_channel_counts_refused() -> None:
-    transform = make_eval_transform(img_size=40, crop=False, interpolation="bicubic", mean=MEAN, std=STD, channels=3)
-    assert transform(make_picture(mode="L")).shape == (3, 40, 40)
+    transform = make_eval_transform(img_size=40, crop=False, interpolation="bicubic", mean=MEAN, std=STD)
+    assert transform(open_input(np.asarray(make_picture(mode="L")))).shape == (3, 40, 40)
     with pytest.raises(DataError, match="1, 3 or 4 channels, not 2"):
         to_channels(make_picture(), 2)

@@ -17,14 +17,15 @@ from timm.data import auto_augment
 from timm.data.constants import IMAGENET_DEFAULT_MEAN as MEAN
 from timm.data.transforms_factory import create_transform
 
-from data.datasets import FolderImages
 from data.loaders import TrainLoader
 from data.operations import posterize
-from data.transforms import make_train_transform
+from data.sources import FolderImages
+from data.transforms import TrainTransform
 from swin.cpu import keep_freed_memory
 from swin.engine.throughput import time_action
 from swin.errors import ConfigError, DataError
-from swin.preprocess import IMAGE_EXTENSIONS, read_file
+from swin.files import read_file
+from swin.images import IMAGE_EXTENSIONS
 from tools.benchmark.process import ProcessRun
 from tools.benchmark.timing import Result, Run, interleave, make_result, ratio
 
@@ -52,7 +53,7 @@ def run_data(args: argparse.Namespace) -> dict[str, Result]:
     raw = [read_file(file) for file in files]
     img_size = args.img_size or 224
     timms = partial(_make_timm_transform, img_size)
-    ours = partial(make_train_transform, img_size=img_size, channels=3, mean=MEAN, auto_augment=POLICY)
+    ours = partial(TrainTransform, img_size=img_size, channels=3, mean=MEAN, auto_augment=POLICY)
     torch.set_num_threads(1)  # as a worker has
     keep_freed_memory()  # as a worker does
     one_core = _run_transforms(args, {"timm": timms, "ours": ours}, raw)

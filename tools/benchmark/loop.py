@@ -9,12 +9,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from data.datasets import ArrayImages
 from data.loaders import TrainLoader
 from data.prepare import Prepare
+from data.sources import ArrayImages
 from swin.batches import Batch
 from swin.distributed import Distributed
 from swin.engine.precision import Precision
@@ -24,7 +23,7 @@ from swin.engine.throughput import time_action
 from swin.losses import make_loss
 from swin.models import SwinTransformer
 from swin.optim import make_optimizer
-from swin.preprocess import Normalise, to_pixels
+from swin.preprocess import Normalise
 from tools.benchmark.models import CLIP_GRAD, LEARNING_RATE, SMOOTHING, make_batch, make_model, make_update
 from tools.benchmark.timing import Result, interleave, make_result, ratio
 
@@ -78,6 +77,6 @@ def _loaded_batches(args: argparse.Namespace, model: SwinTransformer, device: to
     return itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
 
 
-def _keep_as_is(content: bytes | Image.Image, name: str) -> tuple[Tensor, tuple[()]]:
-    assert isinstance(content, Image.Image), name
-    return to_pixels(content), ()
+def _keep_as_is(content: bytes | np.ndarray, name: str) -> tuple[Tensor, tuple[()]]:
+    assert isinstance(content, np.ndarray), name
+    return torch.from_numpy(content).permute(2, 0, 1), ()
