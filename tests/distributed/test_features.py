@@ -16,12 +16,12 @@ import torch
 
 from data.prepare import build_prepare
 from swin.batches import Batch, Data
+from swin.create import build_model
 from swin.distributed import Distributed, setup_distributed, shutdown
 from swin.engine.build import build_state
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
-from swin.models import build_model
 from tests.conftest import ROOT
 from tests.updates import CLASSES, make_batch, make_config
 
