@@ -10,7 +10,7 @@ import numpy as np
 
 from data.sources import ArrayImages, Sets
 from data.splits import stratified_split
-from swin.errors import DataError
+from swin.errors import ConfigError, DataError
 from swin.images import open_input, to_image
 
 NUM_TEST = 360
@@ -24,9 +24,16 @@ def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
         classes: A label map that has to agree, such as a checkpoint's.
 
     Raises:
+        ConfigError: scikit-learn is not installed.
         DataError: It does not agree.
     """
-    from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not wait for
+    try:
+        from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not wait for
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "DATA.DATASET is digits, whose images come with scikit-learn, which is not installed: "
+            'pip install "swin-trainer[digits]"'
+        ) from error
 
     digits = load_digits()
     own_classes = [str(digit) for digit in range(10)]

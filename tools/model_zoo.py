@@ -7,14 +7,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 
+from swin.config.sources import RECIPES
 from swin.create import create_model
 from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HEADER = (
     *("model", "image", "window", "parameters", "FLOPs", "FLOPs (mmpretrain)", "top-1", "top-5"),
     "recipes in configs/",
@@ -44,7 +43,7 @@ def rows() -> list[tuple[str, ...]]:
 def recipes(name: str) -> list[str]:
     """The recipe files of a variant: its own, then those of the paper's text and of other programs."""
     stems = (name, f"{name}_paper", f"{name}_mmpretrain", f"{name}_torchvision")
-    return [f"{stem}.yaml" for stem in stems if (CONFIGS / f"{stem}.yaml").is_file()]
+    return [f"{stem}.yaml" for stem in stems if (RECIPES / f"{stem}.yaml").is_file()]
 
 
 def as_markdown() -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from swin.config.messages import program_name
 from swin.errors import DataError, SwinError
 from swin.inference import Predictor, list_images, load_predictor
 
@@ -81,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one message."""
     # File names may hold bytes that are no text in the console's encoding.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    parser = argparse.ArgumentParser(prog="python -m tools.predict", description="Predict the classes of image files.")
+    parser = argparse.ArgumentParser(
+        prog=program_name("swin-predict", "python -m tools.predict"), description="Predict the classes of image files."
+    )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
     parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
     parser.add_argument("--top-k", type=_positive, default=5, help="classes to show, at most all (default: 5)")

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from swin.config.keys import KEYS
 from swin.config.load import load_config
-from swin.config.messages import readable_lines
+from swin.config.messages import program_name, readable_lines
 from swin.config.reference import describe
 from swin.config.tree import Config
 from swin.errors import ConfigError
@@ -17,9 +17,13 @@ from swin.errors import ConfigError
 _FLAGGED = {name: key for name, key in KEYS.items() if key.flag}
 
 
+def _program() -> str:
+    return program_name("swin-train", "python main.py")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{readable_lines([message])[0]}; see python main.py --help.")
+        raise ConfigError(f"{readable_lines([message])[0]}; see {_program()} --help.")
 
 
 class _HelpKey(argparse.Action):
@@ -36,7 +40,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: an unknown flag (the nearest one is named), a missing value, or one of the wrong type.
     """
-    parser = _Parser(prog="main.py", description="Train, evaluate or time a Swin Transformer.", allow_abbrev=False)
+    parser = _Parser(prog=_program(), description="Train, evaluate or time a Swin Transformer.", allow_abbrev=False)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config file, or a recipe: swin_digits")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to set")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, run one batch, stop")
@@ -53,7 +57,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parsed, unknown = parser.parse_known_args(dashed)
     if unknown:
         near = get_close_matches(unknown[0][:100], [*parser._option_string_actions], n=1, cutoff=0.0)
-        message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See python main.py --help."
+        message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See {_program()} --help."
         raise ConfigError(readable_lines([message])[0])
     return parsed
 

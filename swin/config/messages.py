@@ -1,6 +1,8 @@
 """How messages show what users wrote: shortened, without control characters, and with the nearest names."""
 
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from swin.errors import printable
@@ -32,3 +34,9 @@ def did_you_mean(names: Iterable[str]) -> str:
     """Return the end of a message that suggests these names; empty when there are none."""
     words = " or ".join(names)
     return f"; did you mean {words}?" if words else ""
+
+
+def program_name(command: str, otherwise: str) -> str:
+    """Return the name of an installed command if this process was started by it, and `otherwise` if not."""
+    started_by = (Path(word).name for word in sys.orig_argv[:2])  # sys.argv has the file of the module that it runs
+    return command if command in started_by else otherwise

@@ -23,7 +23,7 @@ _LEAST_BYTES = 1_000
 
 # The recipes of an installed package, or those beside it in a checkout.
 _PACKAGE = Path(__file__).parents[1]
-_RECIPES = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
+RECIPES = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
 class Entry(NamedTuple):
@@ -50,7 +50,7 @@ class Problems:
 
 def find_recipe(name: str) -> str:
     """Find a recipe of this package by its bare name, as in swin_digits; `name` itself where there is none."""
-    path = os.path.join(_RECIPES, f"{name}.yaml")
+    path = os.path.join(RECIPES, f"{name}.yaml")
     is_bare = name == Path(name).stem and not os.path.isfile(name)
     return path if is_bare and os.path.isfile(path) else name
 
@@ -141,7 +141,7 @@ def _read_text(name: str, problems: Problems, prefix: str) -> str:
         folder = Path(name).parent
         near = {path.name: str(path) for path in folder.glob("*.y*ml")} if folder.is_dir() else {}
         if not prefix and folder == Path():  # a recipe's name may have been meant
-            near |= {path.stem: path.stem for path in _RECIPES.glob("*.yaml")}
+            near |= {path.stem: path.stem for path in RECIPES.glob("*.yaml")}
         close = difflib.get_close_matches(Path(name).name, near, n=1)
         message = f"does not exist: expected a YAML file{did_you_mean(near[match] for match in close)}"
     except UnicodeDecodeError:

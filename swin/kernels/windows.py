@@ -1,5 +1,7 @@
-"""Windows of a token grid: how tokens are grouped, which pairs of a shifted window may see each other, and which
-entry of the bias table a pair reads.
+"""Windows of a token grid.
+
+How tokens are grouped, which pairs of a shifted window may see each other, and which entry of the bias table a pair
+reads.
 
 Legend: B images, H W grid, M window side, T = M*M tokens a window, K = (H/M)*(W/M) windows an image, N heads,
 D head dim.

@@ -1,11 +1,12 @@
 """The table of models that the command prints and the README shows."""
 
+from swin.config.sources import RECIPES
 from swin.models import VARIANTS
-from tools.model_zoo import CONFIGS, HEADER, as_markdown, as_text, main, recipes, rows
+from tools.model_zoo import HEADER, as_markdown, as_text, main, recipes, rows
 
 
 def test_the_readme_shows_the_table():
-    readme = (CONFIGS.parent / "README.md").read_text()
+    readme = (RECIPES.parent / "README.md").read_text()
     assert readme.count("<!-- zoo:begin -->") == readme.count("<!-- zoo:end -->") == 1
     shown = readme.split("<!-- zoo:begin -->\n")[1].split("<!-- zoo:end -->")[0]
     assert shown == as_markdown(), "run: python -m tools.model_zoo --format markdown"
@@ -24,7 +25,7 @@ def test_recipes_are_files():
     assert recipes("swin_large_384") == []
     shown = {name for variant in VARIANTS for name in recipes(variant)}
     own = {"swin_digits.yaml", "swin_fashion_mnist.yaml", "swin_flowers.yaml"}
-    assert shown | own >= {path.name for path in CONFIGS.glob("swin_*.yaml")}, "a recipe is missing from the table"
+    assert shown | own >= {path.name for path in RECIPES.glob("swin_*.yaml")}, "a recipe is missing from the table"
 
 
 def test_formats(capsys):
