@@ -47,7 +47,7 @@ def recipes(name: str) -> list[str]:
 
 
 def as_markdown() -> str:
-    """The table as the README shows it."""
+    """The table as docs/models.md shows it."""
     lines = [HEADER, ("---",) * len(HEADER), *rows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{NOTES}\n"
 
