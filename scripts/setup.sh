@@ -1,5 +1,5 @@
 # Sourced by the other scripts: a virtual environment with this project's packages, made only where none is active.
-# Usage: source scripts/setup.sh [extra,extra]; the extra `digits`, which the quickstart trains on, is always installed.
+# Usage: source scripts/setup.sh [extra,extra]; `digits`, the data of the quickstart, is always installed.
 if [ -z "${VIRTUAL_ENV:-}" ]; then
     python=""
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
