@@ -12,7 +12,7 @@ import numpy as np
 import timm.data.auto_augment as timm_augment
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageFilter
 from torch.nn import functional as F
 
 from swin.images import to_pixels
@@ -27,8 +27,6 @@ def adapt_policy(policy: Any) -> None:
         operation.aug_fn = _REPLACEMENTS.get(operation.aug_fn, operation.aug_fn)
         if operation.kwargs.get("resample") == Image.Resampling.LANCZOS:
             operation.kwargs["resample"] = Image.Resampling.BICUBIC  # Pillow warps with nothing finer
-    if isinstance(policy, timm_augment.RandAugment):
-        policy.ops = np.array(policy.ops, dtype=object)  # else NumPy converts the list at each draw
 
 
 def _operations(policy: Any) -> Iterator[timm_augment.AugmentOp]:
@@ -44,10 +42,6 @@ def posterize(image: Image.Image, bits_to_keep: int, **kwargs: Any) -> Image.Ima
     if bits_to_keep < 1:
         return Image.new(image.mode, image.size)
     return timm_augment.posterize(image, bits_to_keep, **kwargs)
-
-
-def invert(image: Image.Image, **_: Any) -> Image.Image:
-    return ImageChops.invert(image)
 
 
 def sharpness(image: Image.Image, factor: float, **_: Any) -> Image.Image:
@@ -137,7 +131,6 @@ _KERNELS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {  # bicubic otherwise
 }
 _GRID_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 _REPLACEMENTS: dict[Any, Callable[..., Image.Image]] = {
-    timm_augment.invert: invert,
     timm_augment.posterize: posterize,
     timm_augment.sharpness: sharpness,
     timm_augment.shear_x: shear_x,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 from timm.data import create_transform
-from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode, TrivialAugmentWide
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from data.decode import Crop, decode_crop
 from data.erasing import RandomErasing, Rectangle
@@ -47,29 +47,6 @@ class RandomCrop:
         return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
-@dataclass(frozen=True)
-class RandomPaddedCrop:
-    """Moves an image (C, H, W) by up to `padding` pixels either way; black comes in where it leaves."""
-
-    padding: int
-
-    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
-        down, right = torch.randint(-self.padding, self.padding + 1, (2,)).tolist()
-        padded_CHW = F.pad(pixels_CHW, [self.padding] * 4)
-        return Crop(self.padding + down, self.padding + right, *pixels_CHW.shape[1:]).of(padded_CHW)
-
-
-@dataclass(frozen=True)
-class RandomFlip:
-    """Mirrors an image (C, H, W) along a dimension with a probability, drawn from PyTorch's generator."""
-
-    prob: float
-    dim: int
-
-    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
-        return pixels_CHW.flip(self.dim) if torch.rand(1).item() < self.prob else pixels_CHW
-
-
 @dataclass(kw_only=True)
 class TrainTransform:
     """Turns what a source reads into augmented pixels and the rectangles to erase in them.
@@ -102,8 +79,9 @@ class TrainTransform:
     def __post_init__(self) -> None:
         self.size = as_size(self.img_size)
         self.crop = RandomCrop(self.scale, self.ratio)
-        self.padded_crop = RandomPaddedCrop(self.crop_padding)
-        self.flips = [RandomFlip(prob, dim) for prob, dim in ((self.hflip, -1), (self.vflip, -2)) if prob > 0]
+        self.padded_crop = transforms.RandomCrop(self.size, self.crop_padding)  # black comes in at the border
+        flips = ((transforms.RandomHorizontalFlip, self.hflip), (transforms.RandomVerticalFlip, self.vflip))
+        self.flips = [flip(prob) for flip, prob in flips if prob > 0]
         self.colours = self._make_colours()
         self.erasing = RandomErasing(self.erase_prob, self.erase_count)
         if self.colours and self.channels not in (1, 3):
@@ -115,7 +93,8 @@ class TrainTransform:
     def _make_colours(self) -> list[Callable[[Image.Image], Image.Image]]:
         """Make the policy or the colour jitter, which work on RGB."""
         if self.auto_augment == "ta_wide":
-            return [TrivialAugmentWide(interpolation=_WARPS.get(self.interpolation, InterpolationMode.BILINEAR))]
+            warp = _WARPS.get(self.interpolation, InterpolationMode.BILINEAR)
+            return [transforms.TrivialAugmentWide(interpolation=warp)]
         try:
             parts = create_transform(
                 self.size,

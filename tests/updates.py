@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from data.prepare import build_prepare
-from swin.batches import Batch, Data
+from swin.batches import Batch, Data, EvalBatches
 from swin.config import Config, load_config
 from swin.create import build_model
 from swin.distributed import Distributed
 from swin.engine.build import build_state
+from swin.engine.evaluate import EvalResult, evaluate
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 
@@ -49,3 +50,9 @@ def updates() -> Iterator[Batch]:
         yield make_batch([0, 1, 2, 3], update_size=6, is_last=False)
         yield make_batch([4, 5], update_size=6, is_last=False)
         yield make_batch([], update_size=6, is_last=True)
+
+
+def evaluate_batches(state: TrainState, batches: EvalBatches) -> EvalResult:
+    """Evaluate a state's model on batches that are made as they are asked for."""
+    data = Data([], None, batches, state.prepare, state.prepare.normalise, [])
+    return evaluate(state.model, data, precision=state.precision, dist=state.dist)

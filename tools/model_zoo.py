@@ -12,7 +12,8 @@ import torch
 
 from swin.config.sources import RECIPES
 from swin.create import create_model
-from swin.models import VARIANTS, count_flops, count_module_flops, count_parameters
+from swin.models import VARIANTS, count_flops, count_parameters
+from swin.models.flops import count_module_flops
 
 HEADER = (
     *("model", "image", "window", "parameters", "FLOPs", "FLOPs (mmpretrain)", "top-1", "top-5"),

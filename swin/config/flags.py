@@ -17,13 +17,9 @@ from swin.errors import ConfigError
 _FLAGGED = {name: key for name, key in KEYS.items() if key.flag}
 
 
-def _program() -> str:
-    return program_name("swin-train", "python main.py")
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{readable_lines([message])[0]}; see {_program()} --help.")
+        raise ConfigError(f"{readable_lines([message])[0]}; see {self.prog} --help.")
 
 
 class _HelpKey(argparse.Action):
@@ -40,7 +36,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: an unknown flag (the nearest one is named), a missing value, or one of the wrong type.
     """
-    parser = _Parser(prog=_program(), description="Train, evaluate or time a Swin Transformer.", allow_abbrev=False)
+    program = program_name("swin-train", "python main.py")
+    parser = _Parser(prog=program, description="Train, evaluate or time a Swin Transformer.", allow_abbrev=False)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config file, or a recipe: swin_digits")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to set")
     parser.add_argument("--dry-run", action="store_true", help="build everything, print the plan, run one batch, stop")
@@ -57,7 +54,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parsed, unknown = parser.parse_known_args(dashed)
     if unknown:
         near = get_close_matches(unknown[0][:100], [*parser._option_string_actions], n=1, cutoff=0.0)
-        message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See {_program()} --help."
+        message = f"unknown argument {unknown[0]}; did you mean {near[0]}? See {program} --help."
         raise ConfigError(readable_lines([message])[0])
     return parsed
 

@@ -38,5 +38,4 @@ def did_you_mean(names: Iterable[str]) -> str:
 
 def program_name(command: str, otherwise: str) -> str:
     """Return the name of an installed command if this process was started by it, and `otherwise` if not."""
-    started_by = (Path(word).name for word in sys.orig_argv[:2])  # sys.argv has the file of the module that it runs
-    return command if command in started_by else otherwise
+    return command if Path(sys.argv[0]).stem == command else otherwise

@@ -1,14 +1,13 @@
 """Evaluation with exact counts."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from swin.batches import EvalBatches
+from swin.batches import Data
 from swin.distributed import Distributed, gather
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
@@ -45,13 +44,7 @@ class EvalResult:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
-    batches: EvalBatches,
-    *,
-    normalise: Callable[[Tensor], Tensor],
-    precision: Precision,
-    dist: Distributed,
-    stop: StopRequest | None = None,
+    model: nn.Module, data: Data, *, precision: Precision, dist: Distributed, stop: StopRequest | None = None
 ) -> EvalResult:
     """Classify a data set, each process its own part of it.
 
@@ -60,14 +53,14 @@ def evaluate(
 
     Args:
         model: images (b, C, H, W) to logits (b, K); not a distributed wrapper, since parts may differ in length.
-        normalise: images as loaded, on the device, to images as the model takes them.
         stop: a request that ends it early, on any of the processes.
 
     Raises:
         DataError: the set is empty.
         RunStoppedError: a process was asked to stop before it was done.
     """
-    if not batches.num_samples:
+    batches = data.val
+    if batches is None or not batches.num_samples:
         raise DataError("the validation set holds no images; there is nothing to evaluate.")
     was_training = model.training
     model.eval()
@@ -78,7 +71,7 @@ def evaluate(
     for batch in batches:
         if stop and stop.requested:
             break
-        images = normalise(batch.images.to(dist.device, non_blocking=True))
+        images = data.normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images).float()

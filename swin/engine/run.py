@@ -46,9 +46,8 @@ def run_evaluation(job: Job) -> None:
     data = job.make_data(need_train=False, classes=weights.classes)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
-    assert data.val is not None
     job.stop.defer()
-    result = evaluate(model, data.val, normalise=data.normalise, precision=job.precision, dist=job.dist, stop=job.stop)
+    result = evaluate(model, data, precision=job.precision, dist=job.dist, stop=job.stop)
     logger.info(str(result))
     from_main(lambda: job.folder.write_json("eval", result.fields()))
     if data.split:

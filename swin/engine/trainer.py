@@ -277,14 +277,7 @@ class Trainer:
         self.writer.wait_on_all(self.dist)  # a crash in the evaluation then loses nothing
         state, progress = self.state, self.progress
         with state.ema.applied(state.model) if state.ema else nullcontext():
-            result = evaluate(
-                state.model,
-                self.data.val,
-                normalise=self.data.normalise,
-                precision=state.precision,
-                dist=self.dist,
-                stop=self.stop,
-            )
+            result = evaluate(state.model, self.data, precision=state.precision, dist=self.dist, stop=self.stop)
         is_best = result.acc1 > self.best and self._is_sound()  # what is not saved is not the best to beat
         self.best, self.evaluated = result.acc1 if is_best else self.best, True
         epoch = progress.epoch - 1

@@ -15,13 +15,12 @@ from swin.batches import Batch, EvalBatches
 from swin.create import create_model
 from swin.distributed import all_reduce_sum, from_main, gather
 from swin.engine.checkpoint import CheckpointWriter, read_checkpoint
-from swin.engine.evaluate import evaluate
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.errors import ConfigError
 from swin.images import to_pixels
-from tests.updates import RANDOM, make_batch, make_state, updates
+from tests.updates import RANDOM, evaluate_batches, make_batch, make_state, updates
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -98,8 +97,7 @@ class WatchedBatches(EvalBatches):
 @pytest.mark.parametrize("precision", DTYPES)
 def test_the_batches_of_an_evaluation_are_never_waited_for(device, precision):
     state = make_state(device, Precision(device.type, DTYPES[precision]))
-    options = {"normalise": state.prepare.normalise, "precision": state.precision, "dist": state.dist}
-    result = evaluate(state.model, WatchedBatches(device), **options)
+    result = evaluate_batches(state, WatchedBatches(device))
     assert result.seen == 11
     assert 0 <= result.correct1 <= result.correct5 == 11  # of 5 classes
 

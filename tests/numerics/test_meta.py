@@ -18,13 +18,12 @@ from torch.utils._pytree import tree_leaves
 from data.prepare import build_prepare
 from swin.batches import Batch, EvalBatches
 from swin.create import build_model
-from swin.engine.evaluate import evaluate
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.inference import Predictor
 from swin.kernels import windows
-from tests.updates import CLASSES, RANDOM, make_batch, make_config, make_state, updates
+from tests.updates import CLASSES, RANDOM, evaluate_batches, make_batch, make_config, make_state, updates
 
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
@@ -195,17 +194,15 @@ class EndlessBatches(EvalBatches):
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 def test_the_batches_of_an_evaluation_are_not_waited_for(device, attention):
     state = make_state_on(device, "MODEL.ATTENTION", attention, "TRAIN.EMA.ENABLE", "True")
-    options = {"normalise": state.prepare.normalise, "precision": state.precision, "dist": state.dist}
     with state.ema.applied(state.model), pytest.raises(ReadingBeginsError):
-        evaluate(state.model, EndlessBatches(device), **options)
+        evaluate_batches(state, EndlessBatches(device))
 
 
 def test_an_evaluation_that_reads_each_batch_is_found(device):
     state = make_state_on(device)
     state.model.register_forward_hook(lambda module, inputs, logits: print(logits.argmax(1)[0].item()))
-    options = {"normalise": state.prepare.normalise, "precision": state.precision, "dist": state.dist}
     with pytest.raises((WaitError, RuntimeError)):
-        evaluate(state.model, EndlessBatches(device), **options)
+        evaluate_batches(state, EndlessBatches(device))
 
 
 def test_a_prediction_waits_only_to_fetch_its_scores(device):

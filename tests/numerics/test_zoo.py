@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from swin import SwinTransformer, create_model
-from swin.models import count_flops, count_module_flops
+from swin.models.flops import count_flops, count_module_flops
 
 SMALL = {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 4, "num_classes": 3}
 MODELS = {

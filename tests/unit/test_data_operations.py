@@ -6,9 +6,7 @@ import timm.data.auto_augment as timm_augment
 from data import operations
 from data.transforms import TrainTransform
 
-REPLACED = (
-    "invert", "posterize", "sharpness", "shear_x", "shear_y", "rotate", "translate_x_rel", "translate_y_rel"
-)  # fmt: skip
+REPLACED = ("posterize", "sharpness", "shear_x", "shear_y", "rotate", "translate_x_rel", "translate_y_rel")
 
 
 @pytest.mark.parametrize("name", [*REPLACED, "NAME_TO_OP", "AugmentOp", "RandAugment", "AugMixAugment", "AutoAugment"])
