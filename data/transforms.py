@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 from timm.data import create_transform
+from torch.nn import functional as F
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -47,6 +48,21 @@ class RandomCrop:
         return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
+@dataclass(frozen=True)
+class RandomPaddedCrop:
+    """Moves an image (C, H, W) by up to `padding` pixels either way; black comes in where it leaves.
+
+    torchvision's RandomCrop draws nothing where there is no padding, and the flips that follow would be others.
+    """
+
+    padding: int
+
+    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
+        down, right = torch.randint(-self.padding, self.padding + 1, (2,)).tolist()
+        padded_CHW = F.pad(pixels_CHW, [self.padding] * 4)
+        return Crop(self.padding + down, self.padding + right, *pixels_CHW.shape[1:]).of(padded_CHW)
+
+
 @dataclass(kw_only=True)
 class TrainTransform:
     """Turns what a source reads into augmented pixels and the rectangles to erase in them.
@@ -79,7 +95,7 @@ class TrainTransform:
     def __post_init__(self) -> None:
         self.size = as_size(self.img_size)
         self.crop = RandomCrop(self.scale, self.ratio)
-        self.padded_crop = transforms.RandomCrop(self.size, self.crop_padding)  # black comes in at the border
+        self.padded_crop = RandomPaddedCrop(self.crop_padding)
         flips = ((transforms.RandomHorizontalFlip, self.hflip), (transforms.RandomVerticalFlip, self.vflip))
         self.flips = [flip(prob) for flip, prob in flips if prob > 0]
         self.colours = self._make_colours()

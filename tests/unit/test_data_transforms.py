@@ -14,7 +14,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from data import operations
 from data.erasing import erase
-from data.transforms import RandomCrop, TrainTransform, resize
+from data.transforms import RandomCrop, RandomPaddedCrop, TrainTransform, resize
 from swin.errors import ConfigError
 from swin.images import to_pixels
 from swin.preprocess import Normalise
@@ -235,11 +235,21 @@ def test_flips_are_as_likely_as_asked() -> None:
 def test_small_images_are_shifted_by_up_to_the_padding() -> None:
     pixels = torch.zeros(1, 8, 8, dtype=torch.uint8)
     pixels[0, 4, 4] = 255
-    crop = TrainTransform(img_size=8, channels=1, mean=(0.5,), crop_padding=2, **PLAIN).padded_crop
+    crop = RandomPaddedCrop(2)
     seed_all(0)
     places = {tuple(crop(pixels)[0].nonzero()[0].tolist()) for _ in range(400)}
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
     assert set(crop(torch.full((1, 8, 8), 255, dtype=torch.uint8)).unique().tolist()) <= {0, 255}
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_what_follows_a_padded_crop_is_drawn_alike_whatever_the_padding(padding: int) -> None:
+    seed_all(3)
+    torch.rand(2)
+    expected = torch.rand(1)
+    seed_all(3)
+    RandomPaddedCrop(padding)(torch.zeros(1, 8, 8, dtype=torch.uint8))
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_scale_bounds_the_crop() -> None:
