@@ -61,12 +61,12 @@ def train_step(
     torch.manual_seed(update_seed(state.seed, step, state.dist.rank, 1))  # dropout
     seed, num_known = update_seed(state.seed, step, 0), len(failures)
     mixing_seed, loss_sum = update_seed(seed, 0), torch.zeros((), device=state.dist.device)
-    for batch in _until_last(batches):
+    for batch, drop_paths in _micro_batches(state, batches, seed):
         failures += batch.failures
         images, targets = state.prepare(batch, state.dist.device, mixing_seed)
         with _local_gradients(state.network, batch):
             with state.precision.autocast():
-                losses = state.loss(state.network(images, _draw_drop_paths(state, batch, seed)), targets)  # (b,)
+                losses = state.loss(state.network(images, drop_paths), targets)  # (b,)
             batch_loss = losses.sum() * float(batch.num_valid > 0)
             # DDP averages over processes, hence the factor world_size.
             scaled = state.scaler.scale(batch_loss * (state.dist.world_size / batch.update_size))
@@ -94,9 +94,15 @@ def update_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _until_last(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _micro_batches(state: TrainState, batches: Iterator[Batch], seed: int) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Take the batches of one update, each with its part of the stochastic depth that is drawn for all of them."""
+    is_drawn, drawn = False, None
     for batch in batches:
-        yield batch
+        if not is_drawn:
+            drawn = state.model.draw_drop_paths(batch.update_size, torch.Generator().manual_seed(seed))
+            is_drawn = True
+        # Of ordinary memory CUDA documents up to 64 KB, 682 images of 12 blocks, as copied without the host's waiting.
+        yield batch, None if drawn is None else drawn[..., batch.rows or [0]].to(state.dist.device, non_blocking=True)
         if batch.last_of_update:
             return
 
@@ -106,10 +112,3 @@ def _local_gradients(network: nn.Module, batch: Batch) -> AbstractContextManager
     if isinstance(network, DistributedDataParallel) and not batch.last_of_update:
         return network.no_sync()
     return nullcontext()
-
-
-def _draw_drop_paths(state: TrainState, batch: Batch, seed: int) -> Tensor | None:
-    """Take this batch's factors of stochastic depth from a draw for all samples of the update."""
-    drawn = state.model.draw_drop_paths(batch.update_size, torch.Generator().manual_seed(seed))
-    # Of ordinary memory CUDA documents up to 64 KB, 682 images of 12 blocks, as copied without the host's waiting.
-    return None if drawn is None else drawn[..., batch.rows or [0]].to(state.dist.device, non_blocking=True)
