@@ -25,10 +25,9 @@ from tqdm import tqdm
 
 from data.build import open_sets
 from data.sources import Sets, Source
-from swin.config import load_config
 from swin.errors import ConfigError, DataError, printable
 from swin.images import MODES, as_file, encode, open_input, to_image
-from tools.arguments import data_parser
+from tools.arguments import data_parser, load_data_config
 
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
 _ORIENTATION = 0x0112  # EXIF tag
@@ -214,10 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails of the findings")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     options = parser.parse_args(arguments)
-    given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
     sets = None
     try:
-        cfg = load_config(options.cfg, options.opts, given)
+        cfg = load_data_config(options)
         sets = open_sets(cfg)
         findings, summary = check(sets, channels=cfg.MODEL.SWIN.IN_CHANS, workers=options.workers)
     except ConfigError as error:

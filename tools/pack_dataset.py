@@ -31,10 +31,9 @@ from data.build import open_sets
 from data.shards import CLASSES_FILE, INDEX_FILE, shard_name
 from data.sources import Names, Source
 from data.splits import SPLIT_FILE
-from swin.config import load_config
 from swin.errors import ConfigError, DataError, RunStoppedError, SwinError
 from swin.images import MODES, Content, as_file, encode, open_input, to_image
-from tools.arguments import data_parser
+from tools.arguments import data_parser, load_data_config
 
 _RECIPE_FILE, _PART_SUFFIX, _PARTIAL = "packing.json", ".part.npy", ".partial"
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
@@ -232,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     output: Path = options.output
     try:
-        given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
-        cfg = load_config(options.cfg, options.opts, given)
+        cfg = load_data_config(options)
         channels = cfg.MODEL.SWIN.IN_CHANS
         if options.short_side and channels not in MODES:
             raise ConfigError(

@@ -11,10 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from data import build_data
-from swin.config import load_config
 from swin.errors import SwinError
 from swin.images import to_image
-from tools.arguments import data_parser
+from tools.arguments import data_parser, load_data_config
 
 _COLUMNS, _CELL_PX, _TEXT_PX = 4, 224, 28
 
@@ -55,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("batch.png"), help="PNG to write (default: batch.png)")
     options = parser.parse_args(arguments)
     try:
-        given = {"DATA.CACHE_MODE": "no", "DATA.DATA_PATH": options.data_path}
-        cfg = load_config(options.cfg, options.opts, given | {"DATA.NUM_WORKERS": 0, "DATA.BATCH_SIZE": options.count})
+        cfg = load_data_config(options, NUM_WORKERS=0, BATCH_SIZE=options.count)
         data = build_data(cfg)
         assert data.train is not None
         batch = next(iter(data.train.epoch(options.epoch)))

@@ -142,8 +142,7 @@ def _measure_training_memory(
 ) -> dict[str, Any]:
     """Activations of ours, with and without recomputing them, and of baselines; on CUDA the largest batches of ours."""
     ours = {name: make_model(args, images.device) for name in ("ours", "ours_checkpointed")}
-    for stage in ours["ours_checkpointed"].stages():
-        stage.use_checkpoint = True
+    ours["ours_checkpointed"].set_checkpointing(True)
     models = {**ours, **baselines}
     sizes = {name: activation_bytes(model, images[:2], precision) for name, model in models.items()}
     if images.device.type != "cuda":
