@@ -27,6 +27,7 @@ from swin.engine.run import explain, run_dry, run_evaluation, run_throughput, ru
 from swin.engine.signals import StopRequest
 from swin.logger import Logger
 from swin.run_folder import RunFolder
+from tools.report import report_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,8 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
     if dist.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(cfg.SEED)
-    job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, RunFolder(run_path(cfg)), build_data, is_dry)
+    precision, folder = build_precision(cfg, dist), RunFolder(run_path(cfg))
+    job = Job(cfg, dist, precision, logger, stop, folder, build_data, is_dry, report_folder)
     if cfg.THROUGHPUT_MODE:
         run_throughput(job)
     elif cfg.EVAL_MODE:

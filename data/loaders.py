@@ -151,3 +151,6 @@ class EvalLoader(_Loader, EvalBatches):
             count = len(samples.labels)
             position += count
             yield Batch(*samples, list(range(count)), count, True, position)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)

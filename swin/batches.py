@@ -65,6 +65,10 @@ class EvalBatches(ABC):
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's batches; each counts as an update."""
 
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what logs call an image, by its number in the data set."""
+
 
 # (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.
 PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]

@@ -18,6 +18,7 @@ from swin.errors import ConfigError, ProcessGroupError, SwinError
 T = TypeVar("T")
 
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_GATHERED_BYTES = 1 << 26  # what `gather_rows` sends at once
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,30 @@ def gather(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_rows(rows: Tensor) -> list[Tensor] | None:
+    """Collect tensors (n, ...) of each process, alike but for n, in the main one, in the order of their ranks.
+
+    Sent in parts, so that the device holds little more than its own rows.
+
+    Returns:
+        Tensors on the CPU; None in the other processes.
+    """
+    if not _is_joined():
+        return [rows.cpu()]
+    counts, world_size, is_main = gather(len(rows)), dist.get_world_size(), dist.get_rank() == 0
+    room = max(1, _GATHERED_BYTES // rows.new_empty(1, *rows.shape[1:]).nbytes)
+    parts: list[list[Tensor]] = [[] for _ in counts]
+    for start in range(0, max(counts), room):
+        sent = rows.new_zeros(min(room, max(counts) - start), *rows.shape[1:])
+        own = rows[start : start + room]
+        sent[: len(own)] = own
+        received = [torch.empty_like(sent) for _ in range(world_size)] if is_main else None
+        dist.gather(sent, received)
+        for rank, part in enumerate(received or ()):
+            parts[rank].append(part[: max(0, min(room, counts[rank] - start))].cpu())
+    return [torch.cat(part) for part in parts] if is_main else None
 
 
 def from_main(function: Callable[[], T]) -> T:

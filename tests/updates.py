@@ -11,9 +11,10 @@ from swin.config import Config, load_config
 from swin.create import build_model
 from swin.distributed import Distributed
 from swin.engine.build import build_state
-from swin.engine.evaluate import EvalResult, evaluate
+from swin.engine.evaluate import evaluate
 from swin.engine.precision import Precision
 from swin.engine.state import TrainState
+from swin.evaluation import EvalResult
 
 CLASSES = 5
 # All that is random, and an average; mixing is on by default.
@@ -54,5 +55,5 @@ def updates() -> Iterator[Batch]:
 
 def evaluate_batches(state: TrainState, batches: EvalBatches) -> EvalResult:
     """Evaluate a state's model on batches that are made as they are asked for."""
-    data = Data([], None, batches, state.prepare, state.prepare.normalise, [])
-    return evaluate(state.model, data, precision=state.precision, dist=state.dist)
+    data = Data([str(label) for label in range(CLASSES)], None, batches, state.prepare, state.prepare.normalise, [])
+    return evaluate(state.model, data, state.precision, state.dist)[0]

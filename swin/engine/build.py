@@ -19,7 +19,7 @@ from swin.ema import Ema
 from swin.engine.precision import Precision, choose_precision
 from swin.engine.signals import StopRequest
 from swin.engine.state import TrainState
-from swin.errors import ConfigError
+from swin.errors import ConfigError, SwinError
 from swin.logger import Logger
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
@@ -39,6 +39,7 @@ class Job:
     folder: RunFolder
     build_data: Callable[..., Data]
     is_dry: bool
+    report: Callable[[Path], Path] | None = None  # makes a page of what is in a folder; raises a SwinError
 
     @property
     def is_fresh(self) -> bool:
@@ -59,6 +60,16 @@ class Job:
         model.classes = list(classes) if classes else None
         self.logger.info(describe_model(self.cfg, model))
         return model.to(self.dist.device)
+
+    def write_report(self, folder: Path) -> None:
+        """Make the page of a run or an evaluation, if the config asks for it; whatever fails, the results are there."""
+        if not self.cfg.REPORT or self.report is None:
+            return
+        try:
+            self.logger.info(f"report: {self.report(folder)}")
+        except Exception as error:
+            reason = str(error) if isinstance(error, SwinError) else repr(error)
+            self.logger.warning(f"no report was written: {reason} To try again: python -m tools.report {folder}")
 
 
 def build_precision(cfg: Config, dist: Distributed) -> Precision:

@@ -1,59 +1,46 @@
-"""Evaluation with exact counts."""
+"""Evaluation: a model's predictions for a whole data set, gathered from all processes."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from swin.batches import Data
-from swin.distributed import Distributed, gather
+from swin.config import Config
+from swin.distributed import Distributed, from_main, gather, gather_rows
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
-from swin.errors import DataError, RunStoppedError
+from swin.errors import ConfigError, DataError, RunStoppedError
+from swin.evaluation.predictions import Columns, EvalResult, Predictions, read_columns, storage_dtype
+from swin.logger import Logger
 
-
-@dataclass(frozen=True)
-class EvalResult:
-    """Counts over a whole data set. `k` is min(5, classes)."""
-
-    correct1: int
-    correct5: int
-    seen: int
-    loss: float
-    k: int
-
-    @property
-    def acc1(self) -> float:
-        """Top-1 accuracy in percent."""
-        return 100.0 * self.correct1 / self.seen
-
-    @property
-    def acc5(self) -> float:
-        """Top-k accuracy in percent."""
-        return 100.0 * self.correct5 / self.seen
-
-    def fields(self) -> dict[str, Any]:
-        """Accuracies and counts, for metrics.jsonl and eval.json."""
-        return {"acc1": self.acc1, "acc5": self.acc5, **asdict(self)}
-
-    def __str__(self) -> str:
-        return f" * Acc@1 {self.acc1:.3f} Acc@{self.k} {self.acc5:.3f} ({self.correct1}/{self.seen})"
+PREDICTIONS = "predictions.npz"
 
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, data: Data, *, precision: Precision, dist: Distributed, stop: StopRequest | None = None
-) -> EvalResult:
+    model: nn.Module,
+    data: Data,
+    precision: Precision,
+    dist: Distributed,
+    *,
+    stop: StopRequest | None = None,
+    show: Callable[[int, int, str], None] | None = None,
+) -> tuple[EvalResult, Predictions | None]:
     """Classify a data set, each process its own part of it.
 
-    Correct and seen samples are counted as integers and added over processes, so the result depends on neither batch
-    size nor the number of processes. Nothing waits for the device before the end.
+    Counts are read off the whole table as integers, so they depend on neither batch size nor the number of processes.
+    Nothing waits for the device before the end; until then logits stay on it.
 
     Args:
         model: images (b, C, H, W) to logits (b, K); not a distributed wrapper, since parts may differ in length.
         stop: a request that ends it early, on any of the processes.
+        show: is called with this process's images done, their number and a text, for a progress bar.
+
+    Returns:
+        The counts, and in the main process the table that they are read off.
 
     Raises:
         DataError: the set is empty.
@@ -64,26 +51,66 @@ def evaluate(
         raise DataError("the validation set holds no images; there is nothing to evaluate.")
     was_training = model.training
     model.eval()
-    # float64 where there is one: a sum of 50,000 losses in float32 would depend on the order of its terms.
-    loss_sum = torch.zeros((), dtype=torch.float32 if dist.device.type == "mps" else torch.float64, device=dist.device)
-    counts = torch.zeros(2, dtype=torch.int64, device=dist.device)  # correct1, correct5
-    seen, k = 0, 0  # k stays 0 in a process without samples, which sees no logits
+    own = len(range(dist.rank, batches.num_samples, dist.world_size))
+    seen, columns = 0, list[Columns]()
     for batch in batches:
         if stop and stop.requested:
             break
         images = data.normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
-            logits = model(images).float()
-        k = min(5, logits.shape[1])
-        hits = logits.topk(k, dim=1).indices == labels[:, None]  # (b, k)
-        counts += torch.stack([hits[:, 0].sum(), hits.sum()])  # a label is hit once at most
-        loss_sum += F.cross_entropy(logits, labels, reduction="none").to(loss_sum.dtype).sum()
+            logits = model(images)
+        columns.append(read_columns(logits, labels, storage_dtype(batches.num_samples, logits.shape[1])))
         seen += len(labels)
+        if show:
+            show(seen, own, "evaluating")
     model.train(was_training)
-    sums = gather((*counts.tolist(), seen, loss_sum.item(), k))
-    correct1, correct5, seen, loss, _ = map(sum, zip(*sums, strict=True))
-    if seen < batches.num_samples:
+    if sum(gather(seen)) < batches.num_samples:
         name = (stop and stop.name) or "a signal to another process"
         raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
-    return EvalResult(correct1, correct5, seen, loss / seen, max(k for *_, k in sums))
+    predictions = _gather_table(columns, data, dist)
+    return from_main(lambda: predictions.count() if predictions else None), predictions  # type: ignore[return-value]
+
+
+def _gather_table(columns: list[Columns], data: Data, dist: Distributed) -> Predictions | None:
+    """Collect the rows of all processes in the main one, in the order of the data set."""
+    batches = data.val
+    assert batches is not None
+    own = [None if parts[0] is None else torch.cat(parts) for parts in zip(*columns, strict=True)]
+    # A process without images has seen no logits, and has to know what the others will send.
+    layouts = gather([part if part is None else (part.shape[1:], part.dtype) for part in own])
+    layout = next(filter(None, layouts))
+    own = own or [
+        None if kind is None else torch.empty(0, *kind[0], dtype=kind[1], device=dist.device) for kind in layout
+    ]
+    table: list[Any] = []
+    for part in own:
+        by_rank = None if part is None else gather_rows(part)
+        table.append(None if not by_rank else _interleave(by_rank, batches.num_samples).numpy())
+    if not dist.is_main:
+        return None
+    names = [batches.name(index) for index in range(batches.num_samples)]
+    return Predictions(data.classes, names, *table)
+
+
+def _interleave(by_rank: list[Tensor], num_samples: int) -> Tensor:
+    """Put rows in order of which process r of W has r, r + W, r + 2 W, ..."""
+    if len(by_rank) == 1:
+        return by_rank[0]
+    rows = torch.empty(num_samples, *by_rank[0].shape[1:], dtype=by_rank[0].dtype)
+    for rank, part in enumerate(by_rank):
+        rows[rank :: len(by_rank)] = part
+    return rows
+
+
+def describe_data(cfg: Config, split: str = "val") -> dict[str, Any]:
+    """Return what a table says of the images that it is about."""
+    return {"data": cfg.DATA.DATA_PATH or cfg.DATA.DATASET, "split": split, "img_size": cfg.DATA.IMG_SIZE}
+
+
+def keep_table(predictions: Predictions, run_dir: Path, logger: Logger) -> None:
+    """Write the table of a run's best checkpoint; where that fails, only the run's report will lack it."""
+    try:
+        predictions.save(run_dir / PREDICTIONS)
+    except ConfigError as error:
+        logger.warning(str(error))

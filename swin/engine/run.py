@@ -1,21 +1,27 @@
 """What a command line can ask for, once its config is read: throughput, evaluation, a dry run, or training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from swin.batches import Data
 from swin.config import dump_config
 from swin.distributed import explain_timeout, from_main, gather, is_collective_error
 from swin.engine.build import Job, compile_model, describe_frozen
-from swin.engine.evaluate import evaluate
+from swin.engine.evaluate import describe_data, evaluate
 from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
 from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
+from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
+from swin.evaluation.predictions import Predictions
+from swin.records import encode, write_atomically
 from swin.weights import load_weights, read_weights
 
 
@@ -46,13 +52,53 @@ def run_evaluation(job: Job) -> None:
     data = job.make_data(need_train=False, classes=weights.classes)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
+    about = {"checkpoint": str(file), **describe_data(cfg)}
+    metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
+    if job.dist.is_main:
+        counts = {key: metrics[key] for key in ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k")}
+        job.folder.write_json("eval", {**counts, **about})
+        if data.split:
+            job.folder.write_json("split", data.split)
+        logger.info(f"written to {job.folder.path / 'eval.json'}")
+
+
+def evaluate_into(
+    folder: Path,
+    job: Job,
+    model: nn.Module,
+    data: Data,
+    about: dict[str, Any],
+    refine: Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model, say how it did and write its tables, and the report where the config asks for one.
+
+    Args:
+        folder: Where they go; it is made if absent.
+        about: What is known of the checkpoint and the data.
+        refine: Gives another table to read the figures off, and more figures.
+
+    Returns:
+        In the main process, what is in `metrics.json`; an empty dict in the others.
+    """
     job.stop.defer()
-    result = evaluate(model, data, precision=job.precision, dist=job.dist, stop=job.stop)
-    logger.info(str(result))
-    from_main(lambda: job.folder.write_json("eval", result.fields()))
-    if data.split:
-        from_main(lambda: job.folder.write_json("split", data.split))
-    logger.info(f"written to {job.folder.path / 'eval.json'}")
+    logger = job.logger
+    _, predictions = evaluate(model, data, job.precision, job.dist, stop=job.stop, show=logger.progress)
+
+    def write() -> dict[str, Any]:
+        assert predictions is not None
+        table, more = refine(predictions) if refine else (predictions, {})
+        metrics = write_evaluation(table.described(**about), folder, more)
+        write_atomically(folder / "config.yaml", encode(dump_config(job.cfg)))
+        logger.info(describe_classes(metrics))
+        logger.info(describe_figures(metrics))
+        logger.info(str(table.count()))
+        logger.info(f"written to {folder}: metrics.json, predictions.csv, predictions.npz")
+        return metrics
+
+    metrics = from_main(write)
+    if job.dist.is_main:
+        job.write_report(folder)
+    return metrics if job.dist.is_main else {}
 
 
 def make_trainer(job: Job) -> Trainer:
@@ -110,6 +156,7 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
             done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
         job.logger.info(done)
         if is_main:
+            job.write_report(folder.path)
             folder.write_status("done", exit_code=0, message=done)
     except BaseException as error:
         record_end(job, error)

@@ -10,8 +10,8 @@ from swin.batches import Data
 from swin.config import config_to_dict
 from swin.distributed import explain_timeout, from_main, is_collective_error
 from swin.engine.build import Job, build_state
-from swin.engine.checkpoint import LAST, CheckpointWriter
-from swin.engine.evaluate import evaluate
+from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
+from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress
 from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
@@ -277,10 +277,15 @@ class Trainer:
         self.writer.wait_on_all(self.dist)  # a crash in the evaluation then loses nothing
         state, progress = self.state, self.progress
         with state.ema.applied(state.model) if state.ema else nullcontext():
-            result = evaluate(state.model, self.data, precision=state.precision, dist=self.dist, stop=self.stop)
+            result, predictions = evaluate(
+                state.model, self.data, state.precision, self.dist, stop=self.stop, show=self.logger.progress
+            )
         is_best = result.acc1 > self.best and self._is_sound()  # what is not saved is not the best to beat
         self.best, self.evaluated = result.acc1 if is_best else self.best, True
         epoch = progress.epoch - 1
         self.logger.info(f"epoch {epoch}{result} best {self.best:.3f}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
+        if is_best and predictions is not None:
+            about = {"checkpoint": str(self.writer.folder / BEST), "epoch": epoch, **describe_data(self.cfg)}
+            keep_table(predictions.described(**about), self.folder.path, self.logger)
         self._save(is_best=is_best)

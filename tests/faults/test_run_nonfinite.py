@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from swin.engine import trainer
-from swin.engine.evaluate import EvalResult
 from swin.engine.trainer import Trainer
+from swin.evaluation import EvalResult
 
 FIVE_UPDATES = ["--batch-size", "16", "--opts"]  # an epoch: 78 images, the last update has 14
 WARM = ["TRAIN.WARMUP_EPOCHS", "1", "TRAIN.WARMUP_LR", "0.0", "TRAIN.CLIP_GRAD", "0.0"]
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_an_earlier_start_is_not_called_good(runner, monkeypatch
 def test_an_accuracy_that_is_not_saved_is_not_the_best_to_beat(runner, monkeypatch) -> None:
     break_updates(monkeypatch, 4)  # the last of the first epoch
     falling = iter([EvalResult(correct1=60, correct5=100, seen=101, loss=1.0, k=3), EvalResult(50, 100, 101, 1.0, 3)])
-    monkeypatch.setattr(trainer, "evaluate", lambda *data, **more: next(falling))
+    monkeypatch.setattr(trainer, "evaluate", lambda *data, **more: (next(falling), None))
     assert runner("run", *FIVE_UPDATES, "TRAIN.EPOCHS", "2") == 0
     best = runner.checkpoint("run", "best.pth")
     assert (best["step"], best["max_accuracy"]) == (10, pytest.approx(100 * 50 / 101))

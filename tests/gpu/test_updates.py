@@ -87,6 +87,9 @@ class WatchedBatches(EvalBatches):
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
+    def name(self, index: int) -> str:
+        return str(index)
+
     def __iter__(self) -> Iterator[Batch]:
         yield make_batch([0, 1, 2, 3], update_size=4, is_last=True)
         with never_waiting(self.device):

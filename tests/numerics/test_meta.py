@@ -184,6 +184,9 @@ class EndlessBatches(EvalBatches):
     def __init__(self, device: PretendedDevice) -> None:
         self.device = device
 
+    def name(self, index: int) -> str:
+        return str(index)
+
     def __iter__(self) -> Iterator[Batch]:
         for count in (4, 4, 3):
             yield make_batch(list(range(count)), update_size=count, is_last=True)

@@ -41,6 +41,9 @@ RUN = {
         Epochs between two evaluations; the last epoch is always evaluated."""),
     "PRINT_FREQ": Key(10, between="[1, 1e9]").means("""
         Updates between two log lines. The only place where training waits for the device to report."""),
+    "REPORT": Key(True, is_new=True).means("""
+        Write report.html, a page with what a run or an evaluation has learned, at its end; it needs the extra
+        `report`."""),
     "SEED": Key(0, between="[0, 4294967296)").means("""
         Seed of weights, order, augmentation and DATA.VAL_SPLIT; NumPy takes no larger one."""),
     "EVAL_MODE": Key(False, flag="eval").means("Only evaluate instead of training."),

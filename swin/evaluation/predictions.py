@@ -1,0 +1,279 @@
+"""The table that an evaluation yields: one row an image, in the order of the data set. All figures are read off it.
+
+Legend: N images, K classes.
+"""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from swin.errors import CheckpointError, DataError
+from swin.files import open_regular
+from swin.records import temporary_path, write_atomically, writing
+
+# Logits are kept in float32 up to the first number of values (64 MiB), in float16 up to the second (2 GiB), and not at
+# all above: the other columns, which most figures are read off, are computed in float32 and kept always.
+FLOAT32_VALUES, FLOAT16_VALUES = 1 << 24, 1 << 30
+_CSV_VALUES = 1 << 24  # above, the CSV has no column a class: it would take minutes to write and to read
+
+
+class Columns(NamedTuple):
+    """What is read off the logits of a batch, in float32, before they are stored."""
+
+    labels: Tensor  # int64 (b,)
+    preds: Tensor  # int64 (b,), the first of the largest
+    ranks: Tensor  # int64 (b,), how many classes come before the label: larger ones, and equal ones of lower number
+    scores: Tensor  # float32 (b,), probability of the predicted class
+    losses: Tensor  # float32 (b,), cross entropy
+    logits: Tensor | None  # (b, K) as stored, less the row's largest
+
+
+_KEYS = ("label", "pred", "rank", "score", "loss", "logits")  # names of the columns in a file
+
+
+def read_columns(logits_BK: Tensor, labels_B: Tensor, dtype: torch.dtype | None) -> Columns:
+    """Compute the columns of a batch where it is; nothing waits for the device.
+
+    Args:
+        logits_BK: Of any floating type. A label whose logit is NaN, or beside NaN, has not been hit.
+        labels_B: int64.
+        dtype: What logits are stored in; None to leave them out.
+    """
+    logits_BK = logits_BK.float()
+    # Less the largest: a constant added to a row's logits then changes nothing, and float16 is exact where it matters.
+    logits_BK = logits_BK - logits_BK.amax(dim=1, keepdim=True)
+    log_sums_B = logits_BK.exp().sum(dim=1).log()
+    own_B1 = logits_BK.gather(1, labels_B[:, None])
+    is_earlier_BK = torch.arange(logits_BK.shape[1], device=logits_BK.device) < labels_B[:, None]
+    is_before_BK = ~(logits_BK <= own_B1) | ((logits_BK == own_B1) & is_earlier_BK)  # what compares with NaN is False
+    stored = None if dtype is None else logits_BK.to(dtype)
+    losses_B = log_sums_B - own_B1[:, 0]
+    return Columns(labels_B, logits_BK.argmax(dim=1), is_before_BK.sum(dim=1), (-log_sums_B).exp(), losses_B, stored)
+
+
+def storage_dtype(num_images: int, num_classes: int) -> torch.dtype | None:
+    """Choose what the logits of a data set are stored in; None for not at all."""
+    values = num_images * num_classes
+    return torch.float32 if values <= FLOAT32_VALUES else torch.float16 if values <= FLOAT16_VALUES else None
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Counts over a whole data set. `k` is min(5, classes)."""
+
+    correct1: int
+    correct5: int
+    seen: int
+    loss: float
+    k: int
+
+    @property
+    def acc1(self) -> float:
+        """Top-1 accuracy in percent."""
+        return 100.0 * self.correct1 / self.seen
+
+    @property
+    def acc5(self) -> float:
+        """Top-k accuracy in percent."""
+        return 100.0 * self.correct5 / self.seen
+
+    def fields(self) -> dict[str, Any]:
+        """Accuracies and counts, for metrics.jsonl and eval.json."""
+        return {"acc1": self.acc1, "acc5": self.acc5, **asdict(self)}
+
+    def __str__(self) -> str:
+        return f" * Acc@1 {self.acc1:.3f} Acc@{self.k} {self.acc5:.3f} ({self.correct1}/{self.seen})"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One row an image. The columns are those of `Columns`, as arrays; `losses` and `scores` are float32.
+
+    Attributes:
+        classes: Names in the order of the labels (K).
+        names: What logs call the images (N).
+        logits: (N, K), each row less its largest; float32, float16 or None, as `storage_dtype` says.
+        about: What is known of model and data, as JSON holds it: `checkpoint`, `data`, `split`, `epoch`.
+    """
+
+    classes: Sequence[str]
+    names: Sequence[str]
+    labels: np.ndarray
+    preds: np.ndarray
+    ranks: np.ndarray
+    scores: np.ndarray
+    losses: np.ndarray
+    logits: np.ndarray | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        logits_NK: np.ndarray | Tensor,
+        labels_N: np.ndarray | Tensor,
+        *,
+        names: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> "Predictions":
+        """Make the table of logits that are at hand; images and classes without names go by their numbers."""
+        logits_NK, labels_N = torch.as_tensor(logits_NK), torch.as_tensor(labels_N, dtype=torch.int64)
+        columns = read_columns(logits_NK, labels_N, storage_dtype(*logits_NK.shape))
+        classes = classes if classes is not None else [str(label) for label in range(logits_NK.shape[1])]
+        names = names if names is not None else [str(index) for index in range(len(logits_NK))]
+        arrays = {name: None if column is None else column.numpy() for name, column in columns._asdict().items()}
+        return cls(classes, names, **arrays, about=about or {})
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def count(self) -> EvalResult:
+        """Count what was hit."""
+        k = min(5, len(self.classes))
+        correct1, correct5 = (int(np.count_nonzero(self.ranks < top)) for top in (1, k))
+        return EvalResult(correct1, correct5, len(self), float(self.losses.sum(dtype=np.float64)) / len(self), k)
+
+    def probabilities(self, rows: slice | np.ndarray = slice(None), temperature: float = 1.0) -> np.ndarray:
+        """Return the softmax of the logits of some rows, float32 (n, K).
+
+        Raises:
+            DataError: The table was too large to keep logits.
+        """
+        if self.logits is None:
+            size = f"{len(self):,} images x {len(self.classes):,} classes"
+            raise DataError(f"{size} are too many to keep their logits; evaluate a part of the images.")
+        return (torch.from_numpy(self.logits[rows]).float() / temperature).softmax(dim=1).numpy()
+
+    def with_label_sets(self, label_sets: Sequence[Sequence[int]]) -> "Predictions":
+        """Return the rows that have labels, each with the one of them that the model ranks first.
+
+        So an image counts as hit where any of its labels is among the k first. Images without labels are left out.
+
+        Args:
+            label_sets: Any number of labels an image.
+        """
+        kept = np.array([index for index, labels in enumerate(label_sets) if len(labels)], dtype=np.int64)
+        if not len(kept):
+            raise DataError("none of the images has a label in the file of labels.")
+        table = self.take(kept)
+        self.probabilities(slice(0))  # which raises without logits
+        for row, index in enumerate(kept.tolist()):
+            labels = np.unique(np.asarray(label_sets[index], dtype=np.int64))
+            logits_K = table.logits[row : row + 1].astype(np.float32)  # type: ignore[index]
+            repeated = torch.from_numpy(logits_K).expand(len(labels), -1)
+            columns = read_columns(repeated, torch.from_numpy(labels), None)
+            best = int(columns.ranks.argmin())
+            table.labels[row], table.losses[row] = int(labels[best]), float(columns.losses[best])
+            table.ranks[row] = int(columns.ranks[best])
+        # In float16 two logits may have become equal: what was predicted in float32 counts.
+        is_hit = np.array([table.preds[row] in label_sets[index] for row, index in enumerate(kept.tolist())])
+        table.labels[is_hit], table.ranks[is_hit] = table.preds[is_hit], 0
+        table.ranks[~is_hit] = np.maximum(table.ranks[~is_hit], 1)
+        return table
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """Return a table of some of the rows, in copies."""
+        columns = {name: None if (column := getattr(self, name)) is None else column[rows] for name in Columns._fields}
+        return replace(self, names=[self.names[index] for index in rows.tolist()], **columns)
+
+    def described(self, **about: Any) -> "Predictions":
+        """Return the same table with more said about it."""
+        return replace(self, about={**self.about, **about})
+
+    def save(self, path: Path) -> None:
+        """Write all of it to an `.npz` file, atomically: `index file label pred rank score loss logits classes about`.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        content = {
+            "index": np.arange(len(self)),
+            "file": np.array(list(self.names), dtype=np.str_),
+            **{key: getattr(self, name) for key, name in zip(_KEYS, Columns._fields, strict=True)},
+            "classes": np.array(list(self.classes), dtype=np.str_),
+            "about": np.array(json.dumps(self.about)),
+        }
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_arrays(path, content)
+
+    @classmethod
+    def load(cls, path: Path) -> "Predictions":
+        """Read what `save` has written.
+
+        Raises:
+            DataError: The file is missing, or is no such table.
+        """
+        try:
+            with open(open_regular(path), "rb") as file, np.load(file) as archive:
+                content = {key: archive[key] for key in archive.files}
+            columns: dict[str, Any] = {name: content.get(key) for name, key in zip(Columns._fields, _KEYS, strict=True)}
+            about = json.loads(str(content["about"]))
+            table = cls(content["classes"].tolist(), content["file"].tolist(), **columns, about=about)
+            table._check_columns()
+            return table
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: is no table of predictions ({error}). Evaluate again.") from None
+
+    def _check_columns(self) -> None:
+        """Raise an error for columns that are missing, or do not fit together."""
+        num_images, num_classes = len(self.names), len(self.classes)
+        for column in (self.labels, self.preds, self.ranks, self.scores, self.losses):
+            if column.shape != (num_images,):
+                raise ValueError("its columns differ in length")
+        if self.logits is not None and self.logits.shape != (num_images, num_classes):
+            raise ValueError("its logits are of another shape")
+        if not num_images or not all(0 <= each.min() <= each.max() < num_classes for each in (self.labels, self.preds)):
+            raise ValueError("it has labels without a class")
+
+    def write_csv(self, path: Path) -> bool:
+        """Write `file,label,class,pred,pred_class,score`, then the probability of each class under its name.
+
+        Returns:
+            Whether the classes have their columns: very large tables go without.
+        """
+        has_classes = self.logits is not None and self.logits.size <= _CSV_VALUES
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(
+            ["file", "label", "class", "pred", "pred_class", "score", *self.classes[: None if has_classes else 0]]
+        )
+        for start in range(0, len(self), 1024):
+            rows = slice(start, start + 1024)
+            probabilities = self.probabilities(rows).tolist() if has_classes else [[]] * len(self.labels[rows])
+            columns = (self.labels[rows].tolist(), self.preds[rows].tolist(), self.scores[rows].tolist(), probabilities)
+            for name, (label, pred, score, others) in zip(
+                self.names[start : start + 1024], zip(*columns, strict=True), strict=True
+            ):
+                scores = [f"{value:.9g}" for value in (score, *others)]
+                writer.writerow([name, label, self.classes[label], pred, self.classes[pred], *scores])
+        write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+        return has_classes
+
+    def check_finite(self) -> None:
+        """Raise a CheckpointError where the model has given outputs that are not finite."""
+        if not (np.isfinite(self.losses).all() and np.isfinite(self.scores).all()):
+            raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
+
+
+def _write_arrays(path: Path, content: dict[str, np.ndarray | None]) -> None:
+    """Do what np.savez does, atomically; that one cannot name an array "file"."""
+    temporary = temporary_path(path)
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, array in content.items():
+                if array is not None:
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
