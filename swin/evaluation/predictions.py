@@ -130,7 +130,9 @@ class Predictions:
         columns = read_columns(logits_NK, labels_N, storage_dtype(*logits_NK.shape))
         classes = classes if classes is not None else [str(label) for label in range(logits_NK.shape[1])]
         names = names if names is not None else [str(index) for index in range(len(logits_NK))]
-        arrays = {name: None if column is None else column.numpy() for name, column in columns._asdict().items()}
+        arrays: dict[str, Any] = {
+            name: None if column is None else column.numpy() for name, column in columns._asdict().items()
+        }
         return cls(classes, names, **arrays, about=about or {})
 
     def __len__(self) -> int:
@@ -182,7 +184,10 @@ class Predictions:
 
     def take(self, rows: np.ndarray) -> "Predictions":
         """Return a table of some of the rows, in copies."""
-        columns = {name: None if (column := getattr(self, name)) is None else column[rows] for name in Columns._fields}
+        columns: dict[str, Any] = {}
+        for name in Columns._fields:
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[rows]
         return replace(self, names=[self.names[index] for index in rows.tolist()], **columns)
 
     def described(self, **about: Any) -> "Predictions":
