@@ -142,6 +142,11 @@ def _map_lines(path: Path) -> Iterator[tuple[str, int]]:
         yield name, label
 
 
+def is_zipped(root: Path, split: str) -> bool:
+    """Tell whether a folder holds this part as a zip, or its map."""
+    return any(os.path.lexists(root / f"{split}{rest}") for rest in (".zip", "_map.txt"))
+
+
 def open_zips(
     root: Path,
     *,
@@ -150,6 +155,7 @@ def open_zips(
     world_size: int = 1,
     need_train: bool = True,
     classes: Sequence[str] | None = None,
+    split: str = "val",
 ) -> Sets:
     """Open train.zip, train_map.txt, val.zip and val_map.txt; see `data.labels.name_numbers` for the classes.
 
@@ -159,18 +165,19 @@ def open_zips(
             `rank` on. As each epoch is shuffled over all ranks, "part" holds 1 / world_size of what a rank reads: it
             bounds the memory, and "full" is what spares reading. Unless "no", each rank also keeps all that it
             evaluates.
-        rank, world_size, need_train, classes: See `data.build.open_sets`.
+        rank, world_size, need_train, classes, split: See `data.build.open_sets`.
 
     Raises:
         DataError: A file is missing or unfit, labels leave a gap, or the two maps contradict each other.
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: is not a folder. Expected one with train.zip, train_map.txt, val.zip, val_map.txt.")
-    maps = tables_to_read({split: root / f"{split}_map.txt" for split in ("train", "val")}, need_train, classes)
-    tables = {split: read_map(file) for split, file in maps.items()}
+    maps = {name: root / f"{name}_map.txt" for name in ("train", split)}
+    maps = tables_to_read(maps, need_train, classes, split)
+    tables = {name: read_map(file) for name, file in maps.items()}
     classes = name_numbers(tables, maps, classes)
     train = ZipImages(root / "train.zip", *tables["train"]) if need_train else None
-    val = ZipImages(root / "val.zip", *tables["val"])
+    val = ZipImages(root / f"{split}.zip", *tables[split])
     if cache_mode != "no":
         val.cache(np.arange(rank, len(val.names), world_size))
     if train is None or cache_mode == "no":

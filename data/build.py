@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.archives import open_zips
+from data.archives import is_zipped, open_zips
 from data.digits import open_digits
-from data.folders import open_folders
+from data.folders import class_folders, describe_folder, open_folders
 from data.loaders import EvalLoader, TrainLoader
 from data.prepare import build_prepare
 from data.shards import is_packed, open_shards
 from data.sources import Sets, Source
-from data.tables import find_tables, is_cub, open_cub, open_imagenet22k, open_tables
+from data.tables import find_tables, has_22k_map, is_cub, open_cub, open_imagenet22k, open_tables
 from data.transforms import build_eval_pixels, build_train_transform
 from swin.batches import Data
 from swin.config import Config
-from swin.errors import ConfigError
+from swin.errors import ConfigError, DataError
 from swin.images import image_extensions
 
 
@@ -32,18 +32,20 @@ def build_data(
     runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
+    split: str = "val",
 ) -> Data:
     """Build the data that a config describes.
 
     Args:
         local_world_size: Of the ranks, those that share this machine's CPUs.
-        cfg, rank, world_size, runs, need_train, classes: See `open_sets`.
+        cfg, rank, world_size, runs, need_train, classes, split: See `open_sets`.
 
     Raises:
         ConfigError: Keys that contradict each other or the data.
         DataError: The data cannot be used.
     """
-    sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, need_train=need_train, classes=classes)
+    options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
+    sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, **options)
     if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
@@ -100,6 +102,7 @@ def open_sets(
     runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
+    split: str = "val",
 ) -> Sets:
     """Open the images that a config describes.
 
@@ -109,23 +112,59 @@ def open_sets(
         runs: Folders of runs, of which the first with a saved split of an undivided folder decides.
         need_train: False to evaluate; then training data may be missing.
         classes: The label map of a checkpoint, which then wins over the data's own.
+        split: What to evaluate, by its name in the layout: val, test, train or any other; or all images of a folder of
+            class folders, where DATA.VAL_SPLIT holds nothing out. See `find_split`.
     """
     if cfg.DATA.DATASET == "digits":
-        return open_digits(classes=classes)
+        return open_digits(classes=classes, split=split)
     if not cfg.DATA.DATA_PATH:
         raise ConfigError("DATA.DATA_PATH is empty. Set it, or pass --data-path, to the folder with the images.")
     root = Path(cfg.DATA.DATA_PATH)
-    wanted: dict[str, Any] = {"need_train": need_train, "classes": classes}
-    if cfg.DATA.ZIP_MODE:
+    wanted: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
+    extensions = image_extensions(cfg.MODEL.SWIN.IN_CHANS)
+    folders = {"val_split": cfg.DATA.VAL_SPLIT, "seed": cfg.SEED, "runs": runs, "extensions": extensions}
+    if split == "all":
+        return open_folders(root, **folders, **wanted)
+    is_zip, is_22k = cfg.DATA.ZIP_MODE, cfg.DATA.DATASET == "imagenet22K"
+    if not need_train:  # what is there decides: the config may be that of a checkpoint, about other data
+        is_zip = is_zipped(root, split) and (is_zip or not class_folders(root / split))
+        is_22k = has_22k_map(root, split)
+    if is_zip:
         return open_zips(root, cache_mode=cfg.DATA.CACHE_MODE, rank=rank, world_size=world_size, **wanted)
-    if cfg.DATA.DATASET == "imagenet22K" and cfg.DATA.VAL_SPLIT == 0:
+    if is_22k and cfg.DATA.VAL_SPLIT == 0:
         return open_imagenet22k(root, **wanted)
     if is_cub(root):
         return open_cub(root, **wanted)
-    if find_tables(root):
+    if find_tables(root, split):
         return open_tables(root, **wanted)
-    if is_packed(root):
+    if is_packed(root, split):
         return open_shards(root, **wanted)
-    extensions = image_extensions(cfg.MODEL.SWIN.IN_CHANS)
-    folders = {"val_split": cfg.DATA.VAL_SPLIT, "seed": cfg.SEED, "runs": runs, "extensions": extensions}
     return open_folders(root, **folders, **wanted)
+
+
+def find_split(root: Path) -> str:
+    """Return what to evaluate of a data set where nobody says: its val part, else its test part, else all of it.
+
+    Raises:
+        DataError: It has neither such a part nor class folders.
+    """
+    for split in ("val", "test"):
+        if _has_split(root, split):
+            return split
+    if class_folders(root) and not _has_split(root, "train"):
+        return "all"
+    raise DataError(
+        f"{root}: has no val or test part to evaluate: {describe_folder(root)}. Name the part that you mean, as train, "
+        "or give a folder of <class>/ folders."
+    )
+
+
+def _has_split(root: Path, split: str) -> bool:
+    return (
+        bool(class_folders(root / split))
+        or split in find_tables(root, split)
+        or is_packed(root, split)
+        or is_zipped(root, split)
+        or has_22k_map(root, split)
+        or (split == "val" and is_cub(root))
+    )

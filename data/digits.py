@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import ArrayImages, Sets
+from data.sources import ArrayImages, Sets, choose_part
 from data.splits import stratified_split
 from swin.errors import ConfigError, DataError
 from swin.images import open_input, to_image
@@ -17,11 +17,12 @@ NUM_TEST = 360
 _SPLIT_SEED = 0  # not the run's: all runs, whatever their seed, are tested on the same images
 
 
-def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
+def open_digits(*, classes: Sequence[str] | None = None, split: str = "val") -> Sets:
     """Open the digits, 360 of them for testing; classes "0" to "9".
 
     Args:
         classes: A label map that has to agree, such as a checkpoint's.
+        split: See `data.build.open_sets`; val and test are the same.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -43,12 +44,12 @@ def open_digits(*, classes: Sequence[str] | None = None) -> Sets:
         )
     images_NHW = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    split = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
-    train, val = (
+    parts = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
+    train, test = (
         ArrayImages(images_NHW[part], labels[part], (f"digits/{index:04d}" for index in part))
-        for part in (split.train, split.val)
+        for part in (parts.train, parts.val)
     )
-    return Sets(own_classes, train, val)
+    return Sets(own_classes, train, choose_part({"val": test, "test": test, "train": train}, split, "digits"))
 
 
 def save_test_image(file: str | Path) -> None:

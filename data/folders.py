@@ -30,6 +30,7 @@ def open_folders(
     need_train: bool = True,
     classes: Sequence[str] | None = None,
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
+    split: str = "val",
 ) -> Sets:
     """Open {train,val}/<class>/ folders, or <class>/ folders of which a part is held out.
 
@@ -40,7 +41,7 @@ def open_folders(
         root: The folder that holds either layout.
         val_split: Fraction to hold out; 0 for the train/val layout.
         seed, runs: See `hold_out`.
-        need_train, classes: See `data.build.open_sets`.
+        need_train, classes, split: See `data.build.open_sets`.
         extensions: How the files to take end; others are left out.
 
     Raises:
@@ -48,16 +49,18 @@ def open_folders(
         DataError: Nothing of either layout is there, or a class is empty, or unknown to the label map; or a link gives
             one folder two classes, or a name like an image's is a FIFO, socket or device.
     """
-    train_root, val_root = root / "train", root / "val"
-    train_names, val_names = _class_folders(train_root), _class_folders(val_root)
-    if val_split > 0:
-        if val_names:
+    train_root, val_root = root / "train", root if split == "all" else root / split
+    train_names = class_folders(train_root) if split != "all" else []
+    val_names = class_folders(val_root)
+    if val_split > 0 and split in ("train", "val"):
+        if class_folders(root / "val"):
             raise ConfigError(
-                f"DATA.VAL_SPLIT is {val_split}, but {val_root} has images to validate on. Set it to 0 to use them."
+                f"DATA.VAL_SPLIT is {val_split}, but {root / 'val'} has images to validate on. Set it to 0 to use them."
             )
-        return _open_undivided(train_root if train_names else root, val_split, seed, runs, classes, extensions)
+        found = train_root if train_names else root
+        return _open_undivided(found, split, val_split, seed, runs, classes, extensions)
     if not val_names or (need_train and not train_names):
-        raise DataError(_nothing_here(root))
+        raise DataError(_nothing_here(root, split))
 
     origin = GIVEN
     if classes is None:
@@ -71,26 +74,28 @@ def open_folders(
 
 def _open_undivided(
     root: Path,
+    split: str,
     val_split: float,
     seed: int,
     runs: Sequence[Path],
     classes: Sequence[str] | None,
     extensions: tuple[str, ...],
 ) -> Sets:
-    found = _class_folders(root)
+    found = class_folders(root)
     if not found:
         raise DataError(_nothing_here(root))
     classes = list(classes or found)
     everything = _scan(root, found, extensions, classes)
     names, labels = everything.names, everything.labels
-    split = hold_out(names, labels, fraction=val_split, seed=seed, runs=runs)
+    parts = hold_out(names, labels, fraction=val_split, seed=seed, runs=runs)
     train, val = (
-        FolderImages(root, (names[index] for index in part), labels[part]) for part in (split.train, split.val)
+        FolderImages(root, (names[index] for index in part), labels[part]) for part in (parts.train, parts.val)
     )
-    return Sets(classes, train, val, split.notes, split_record(names, val_split, split))
+    record = split_record(names, val_split, parts)
+    return Sets(classes, train, train if split == "train" else val, parts.notes, record)
 
 
-def _class_folders(root: Path) -> list[str]:
+def class_folders(root: Path) -> list[str]:
     """Return the sorted names of the visible folders in a folder; none where there is no such folder."""
     return sorted(entry.name for entry in _list(root, missing_ok=True) if _is_folder(entry))
 
@@ -185,21 +190,33 @@ def _refuse_irregular(entry: os.DirEntry[str]) -> None:
     raise DataError(f"{entry.path}: is {kind}, not an image. Remove it, or what links to it.")
 
 
-def _nothing_here(root: Path) -> str:
-    """Say what is at a path that holds none of the layouts."""
-    if not os.path.exists(root):
-        return f"DATA.DATA_PATH {root} does not exist. {_LAYOUTS}."
+def _nothing_here(root: Path, split: str = "val") -> str:
+    """Say what is at a path that holds none of the layouts, or not this part."""
     if not os.path.isdir(root):
-        return f"DATA.DATA_PATH {root} is a file. {_LAYOUTS}."
-    folders = _class_folders(root)
-    files = sorted(entry.name for entry in _list(root) if not _is_folder(entry))
-    found = f"found {len(folders)} folders ({_some(folders)}) and {len(files)} files ({_some(files)})"
+        return f"DATA.DATA_PATH {root} {describe_folder(root)}. {_LAYOUTS}."
+    if split != "val":
+        return (
+            f"{root}: has no part {split!r}: {describe_folder(root)}. Name a part that is there, or all for <class>/."
+        )
+    folders, files = class_folders(root), _files(root)
     hint = ""
     if "train.zip" in files or "val.zip" in files:
         hint = " For the zips set DATA.ZIP_MODE True (or pass --zip)."
     elif folders and not {"train", "val"} & set(folders):
         hint = " If these folders are the classes, set DATA.VAL_SPLIT, to 0.1 for example."
-    return f"{root}: {found}. {_LAYOUTS}.{hint}"
+    return f"{root}: {describe_folder(root)}. {_LAYOUTS}.{hint}"
+
+
+def describe_folder(root: Path) -> str:
+    """Say which folders and files are at a path."""
+    if not os.path.isdir(root):
+        return "is a file" if os.path.exists(root) else "does not exist"
+    folders, files = class_folders(root), _files(root)
+    return f"found {len(folders)} folders ({_some(folders)}) and {len(files)} files ({_some(files)})"
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(entry.name for entry in _list(root) if not _is_folder(entry))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -54,8 +54,8 @@ def name_numbers(
 ) -> list[str]:
     """Name the classes of numbered images, and check that all splits agree with that.
 
-    They are called after the top folders of the training images, or without these the validation images, where labels
-    and folders correspond; else after their numbers.
+    They are called after the top folders of the training images, or without these those evaluated, where labels and
+    folders correspond; else after their numbers.
 
     Args:
         tables: Numbered images by split.
@@ -67,7 +67,7 @@ def name_numbers(
     """
     origin = GIVEN
     if classes is None:
-        first = "train" if "train" in tables else "val"
+        first = "train" if "train" in tables else next(iter(tables))
         origin = str(files[first])
         classes = _folder_names(*tables[first], origin)
     for split, table in tables.items():
@@ -111,7 +111,9 @@ def _check_numbers(names: Names, labels: np.ndarray, file: Path, classes: Sequen
             )
 
 
-def tables_to_read(files: Mapping[str, Path], need_train: bool, classes: Sequence[str] | None) -> dict[str, Path]:
-    """Return the files of val, and of train to train on it or, if it is there, to name the classes after."""
+def tables_to_read(
+    files: Mapping[str, Path], need_train: bool, classes: Sequence[str] | None, split: str
+) -> dict[str, Path]:
+    """Return the files of `split`, and of train to train on it or, if it is there, to name the classes after."""
     is_wanted = need_train or (classes is None and "train" in files and files["train"].exists())
-    return {split: file for split, file in files.items() if split == "val" or is_wanted}
+    return {name: file for name, file in files.items() if name == split or is_wanted}

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from data.datasets import ImageDataset, Key, Samples, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
 from data.sources import Source
+from data.transforms import EvalPixels
 from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.cpu import keep_freed_memory
 from swin.errors import DataError
@@ -135,12 +136,14 @@ class TrainLoader(_Loader, TrainBatches):
         return repeated_order(order, self.repeats) if self.repeats > 1 else order
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class EvalLoader(_Loader, EvalBatches):
     """One rank's samples rank, rank + world_size, ..., in order and without padding.
 
     In the `Batch`es it yields an update is the batch, and `position` counts this rank's samples.
     """
+
+    transform: EvalPixels
 
     def __iter__(self) -> Iterator[Batch]:
         indices, size = range(self.rank, self.num_samples, self.world_size), self.batch_size
@@ -154,3 +157,6 @@ class EvalLoader(_Loader, EvalBatches):
 
     def name(self, index: int) -> str:
         return self.source.name(index)
+
+    def read(self, index: int) -> torch.Tensor:
+        return self.transform.decode(self.source.read(index), self.source.name(index))

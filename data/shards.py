@@ -66,12 +66,14 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:06d}.tar"
 
 
-def is_packed(root: Path) -> bool:
-    """Tell whether a folder holds a packed data set."""
-    return os.path.lexists(root / CLASSES_FILE) and os.path.lexists(root / "val" / INDEX_FILE)
+def is_packed(root: Path, split: str = "val") -> bool:
+    """Tell whether a folder holds a packed data set with this part."""
+    return os.path.lexists(root / CLASSES_FILE) and os.path.lexists(root / split / INDEX_FILE)
 
 
-def open_shards(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
+def open_shards(
+    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
+) -> Sets:
     """Open a packed data set; see `data.build.open_sets`. Labels are brought to a given label map by name.
 
     Raises:
@@ -84,7 +86,7 @@ def open_shards(root: Path, *, need_train: bool = True, classes: Sequence[str] |
     except (OSError, ValueError) as error:
         raise DataError(f"{root / CLASSES_FILE}: cannot be read: {error}. Pack again.") from None
     train = ShardImages(root / "train") if need_train else None
-    val = ShardImages(root / "val")
+    val = ShardImages(root / split)
     for source in filter(None, (train, val)):
         if source.labels.max() >= len(packed):
             raise DataError(f"{source.root}: has more classes than the {len(packed)} of {CLASSES_FILE}. Pack again.")

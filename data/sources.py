@@ -3,10 +3,10 @@
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from swin.files import open_regular, read_file
 from swin.images import Content
 
 _MAX_OPEN = 128  # files that a process keeps open of a source
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ class Sets:
 
     classes: list[str]
     train: Source | None
-    val: Source
+    val: Source  # or whichever part was asked for
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what a run saves of that
 
@@ -144,3 +145,10 @@ class Sets:
         for name in self.classes:
             if printable(name) != name:
                 raise DataError(f"class {name[:80]!r}: its name is not UTF-8, or holds a control character. Rename it.")
+
+
+def choose_part(parts: Mapping[str, _Part], split: str, where: str | Path) -> _Part:
+    """Return a part of a data set whose parts have fixed names; raise a DataError for another name."""
+    if split not in parts:
+        raise DataError(f"{where}: has no part {split!r}. Choose from {', '.join(parts)}.")
+    return parts[split]

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.labels import GIVEN, Table, check_known, collect_table, name_numbers, relabel, tables_to_read
 from data.listings import as_label, read_lines
-from data.sources import FolderImages, Names, Sets
+from data.sources import FolderImages, Names, Sets, choose_part
 from swin.errors import DataError
 from swin.files import open_regular
 
@@ -31,47 +31,49 @@ _END = re.compile(rb"\s*+\]\s*+\Z")
 _CUB_FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
-def find_tables(root: Path) -> dict[str, Path]:
-    """Return train.csv or train.tsv, and val.csv or val.tsv, of a folder, by split."""
-    files = ((split, root / f"{split}{suffix}") for split in ("train", "val") for suffix in _DELIMITERS)
-    return {split: file for split, file in files if os.path.lexists(file)}
+def find_tables(root: Path, split: str = "val") -> dict[str, Path]:
+    """Return train.csv or train.tsv of a folder, and the table of `split`, by these names."""
+    files = ((name, root / f"{name}{suffix}") for name in ("train", split) for suffix in _DELIMITERS)
+    return {name: file for name, file in files if os.path.lexists(file)}
 
 
-def open_tables(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
+def open_tables(
+    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
+) -> Sets:
     """Open tables of `path,label` lines, paths relative to the folder that holds them.
 
     Labels are names of classes, sorted to number them; or, where all of train's are, numbers from 0.
 
     Args:
         root: Folder with train.csv or .tsv, and val.csv or .tsv; a header line is allowed.
-        need_train, classes: See `data.build.open_sets`.
+        need_train, classes, split: See `data.build.open_sets`.
 
     Raises:
         DataError: A table is missing, empty or malformed, or has labels unknown to the other or to the label map.
     """
-    found = find_tables(root)
-    for split in ("train", "val") if need_train else ("val",):
-        if split not in found:
-            raise DataError(f"{root}: has a table of images for {', '.join(found)} only. Add {split}.csv.")
-    files = tables_to_read(found, need_train, classes)
-    tables = {split: _read_table(file) for split, file in files.items()}
-    first = "train" if "train" in tables else "val"
+    found = find_tables(root, split)
+    for name in ("train", split) if need_train else (split,):
+        if name not in found:
+            raise DataError(f"{root}: has a table of images for {', '.join(found)} only. Add {name}.csv.")
+    files = tables_to_read(found, need_train, classes, split)
+    tables = {name: _read_table(file) for name, file in files.items()}
+    first = "train" if "train" in tables else split
     texts = tables[first][2]
     if all(as_label(text) is not None for text in texts):
-        numbered = {split: _numbered(files[split], *table) for split, table in tables.items()}
-        return _as_sets(root, numbered, name_numbers(numbered, files, classes), need_train)
+        numbered = {name: _numbered(files[name], *table) for name, table in tables.items()}
+        return _as_sets(root, numbered, name_numbers(numbered, files, classes), need_train, split)
     origin = GIVEN if classes is not None else str(files[first])
     classes = list(classes) if classes is not None else sorted(texts)
     named = {
-        split: (names, relabel(labels, own, classes, where=files[split], origin=origin))
-        for split, (names, labels, own) in tables.items()
+        name: (images, relabel(labels, own, classes, where=files[name], origin=origin))
+        for name, (images, labels, own) in tables.items()
     }
-    return _as_sets(root, named, classes, need_train)
+    return _as_sets(root, named, classes, need_train, split)
 
 
-def _as_sets(root: Path, tables: dict[str, Table], classes: list[str], need_train: bool) -> Sets:
+def _as_sets(root: Path, tables: dict[str, Table], classes: list[str], need_train: bool, split: str) -> Sets:
     train = FolderImages(root, *tables["train"]) if need_train else None
-    return Sets(classes, train, FolderImages(root, *tables["val"]))
+    return Sets(classes, train, FolderImages(root, *tables[split]))
 
 
 def _read_table(file: Path) -> tuple[Names, np.ndarray, list[str]]:
@@ -102,7 +104,14 @@ def _numbered(file: Path, names: Names, labels: np.ndarray, texts: list[str]) ->
     return names, np.array(numbers, dtype=np.int64)[labels]
 
 
-def open_imagenet22k(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
+def has_22k_map(root: Path, split: str) -> bool:
+    """Tell whether a folder holds the map file of ImageNet-22K for this part."""
+    return os.path.lexists(root / _MAP_22K.format(split))
+
+
+def open_imagenet22k(
+    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
+) -> Sets:
     """Open ImageNet-22K by the official repository's map files, ILSVRC2011fall_whole_map_{train,val}.txt.
 
     They are JSON lists of [path, label] pairs, or lines of path, tab and label; paths are relative to `root`.
@@ -110,10 +119,10 @@ def open_imagenet22k(root: Path, *, need_train: bool = True, classes: Sequence[s
     Raises:
         DataError: A file is missing or malformed, or the labels contradict each other.
     """
-    files = {split: root / _MAP_22K.format(split) for split in ("train", "val")}
-    files = tables_to_read(files, need_train, classes)
-    tables = {split: _read_pairs(file) for split, file in files.items()}
-    return _as_sets(root, tables, name_numbers(tables, files, classes), need_train)
+    files = {name: root / _MAP_22K.format(name) for name in ("train", split)}
+    files = tables_to_read(files, need_train, classes, split)
+    tables = {name: _read_pairs(file) for name, file in files.items()}
+    return _as_sets(root, tables, name_numbers(tables, files, classes), need_train, split)
 
 
 def _read_pairs(file: Path) -> Table:
@@ -164,7 +173,7 @@ def is_cub(root: Path) -> bool:
     return all(os.path.lexists(root / name) for name in _CUB_FILES)
 
 
-def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None) -> Sets:
+def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val") -> Sets:
     """Open CUB-200-2011 as it is distributed; its test images are the validation split.
 
     Raises:
@@ -184,7 +193,8 @@ def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | No
         chosen = np.array([label_of[names[labels[key]]] for key in keys], dtype=np.int64)
         return FolderImages(root / "images", (images[key] for key in keys), chosen)
 
-    return Sets(classes, select("1") if need_train else None, select("0"))
+    evaluated = choose_part({"val": "0", "test": "0", "train": "1"}, split, root)
+    return Sets(classes, select("1") if need_train else None, select(evaluated))
 
 
 def _read_numbered(file: Path) -> dict[str, str]:

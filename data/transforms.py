@@ -172,7 +172,11 @@ class EvalPixels:
     exif: bool = False  # whether to turn images as their EXIF orientation says
 
     def __call__(self, content: Content, name: str) -> tuple[torch.Tensor, tuple[()]]:
-        return self.resize(open_input(content, channels=self.channels, name=name, exif=self.exif)), ()
+        return self.resize(self.decode(content, name)), ()
+
+    def decode(self, content: Content, name: str) -> torch.Tensor:
+        """Return uint8 (C, h, w), of the image's own size; `name` is what errors call it."""
+        return open_input(content, channels=self.channels, name=name, exif=self.exif)
 
 
 def build_eval_pixels(cfg: Config) -> EvalPixels:

@@ -67,7 +67,15 @@ class EvalBatches(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Return what logs call an image, by its number in the data set."""
+        """Return what logs call an image, by its number in the whole set."""
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor:
+        """Return an image as it is decoded, before it is resized: uint8 (C, h, w), of any size.
+
+        Raises:
+            DataError: It cannot be read.
+        """
 
 
 # (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.

@@ -87,14 +87,17 @@ class WatchedBatches(EvalBatches):
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def name(self, index: int) -> str:
-        return str(index)
-
     def __iter__(self) -> Iterator[Batch]:
         yield make_batch([0, 1, 2, 3], update_size=4, is_last=True)
         with never_waiting(self.device):
             for count in (4, 3):
                 yield make_batch(list(range(count)), update_size=count, is_last=True)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -184,14 +184,17 @@ class EndlessBatches(EvalBatches):
     def __init__(self, device: PretendedDevice) -> None:
         self.device = device
 
-    def name(self, index: int) -> str:
-        return str(index)
-
     def __iter__(self) -> Iterator[Batch]:
         for count in (4, 4, 3):
             yield make_batch(list(range(count)), update_size=count, is_last=True)
             self.device.may_fill = False
         raise ReadingBeginsError
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> torch.Tensor:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("attention", ["auto", "eager"])
