@@ -15,6 +15,7 @@ from data.loaders import EvalLoader, TrainLoader
 from data.prepare import build_prepare
 from data.shards import is_packed, open_shards
 from data.sources import Sets, Source
+from data.splits import is_split_of
 from data.tables import find_tables, has_22k_map, is_cub, open_cub, open_imagenet22k, open_tables
 from data.transforms import build_eval_pixels, build_train_transform
 from swin.batches import Data
@@ -32,18 +33,23 @@ def build_data(
     runs: Sequence[Path] = (),
     need_train: bool = True,
     classes: Sequence[str] | None = None,
-    split: str = "val",
+    split: str | None = "val",
+    keep_border: bool = False,
 ) -> Data:
     """Build the data that a config describes.
 
     Args:
         local_world_size: Of the ranks, those that share this machine's CPUs.
-        cfg, rank, world_size, runs, need_train, classes, split: See `open_sets`.
+        split: See `open_sets`; None for what an evaluation takes: the part that a run of this data has held out, else
+            what `find_split` finds.
+        keep_border: See `swin.preprocess.EvalResize`.
+        cfg, rank, world_size, runs, need_train, classes: See `open_sets`.
 
     Raises:
         ConfigError: Keys that contradict each other or the data.
         DataError: The data cannot be used.
     """
+    split = split or _find_part(cfg, runs)
     options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
     sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, **options)
     if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
@@ -63,12 +69,13 @@ def build_data(
     return Data(
         classes=sets.classes,
         train=_build_train_loader(cfg, train, in_pairs=prepare.mix is not None, **common) if train else None,
-        val=EvalLoader(sets.val, transform=build_eval_pixels(cfg), **common),
+        val=EvalLoader(sets.val, transform=build_eval_pixels(cfg, keep_border=keep_border), **common),
         prepare=prepare,
         normalise=prepare.normalise,
         class_counts=np.bincount(train.labels, minlength=len(sets.classes)).tolist() if train else [],
         notes=sets.notes,
         split=sets.split,
+        part=split,
     )
 
 
@@ -115,7 +122,7 @@ def open_sets(
         split: What to evaluate, by its name in the layout: val, test, train or any other; or all images of a folder of
             class folders, where DATA.VAL_SPLIT holds nothing out. See `find_split`.
     """
-    if cfg.DATA.DATASET == "digits":
+    if cfg.DATA.DATASET == "digits" and not (cfg.DATA.DATA_PATH and not need_train):
         return open_digits(classes=classes, split=split)
     if not cfg.DATA.DATA_PATH:
         raise ConfigError("DATA.DATA_PATH is empty. Set it, or pass --data-path, to the folder with the images.")
@@ -140,6 +147,15 @@ def open_sets(
     if is_packed(root, split):
         return open_shards(root, **wanted)
     return open_folders(root, **folders, **wanted)
+
+
+def _find_part(cfg: Config, runs: Sequence[Path]) -> str:
+    root = Path(cfg.DATA.DATA_PATH)
+    if cfg.DATA.DATASET == "digits" and not cfg.DATA.DATA_PATH:
+        return "val"
+    if cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, (root, root / "train")) for run in runs):
+        return "val"
+    return find_split(root)
 
 
 def find_split(root: Path) -> str:

@@ -70,6 +70,16 @@ def hold_out(
     return split
 
 
+def is_split_of(run: Path, roots: Sequence[Path]) -> bool:
+    """Tell whether a run has saved a split of the images in a folder, rather than of other data: most are there."""
+    try:
+        content = read_json(run / SPLIT_FILE)
+        names = [*content["train"], *content["val"]]
+        return any(sum((root / name).is_file() for name in names) > len(names) / 2 for root in roots)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def split_record(names: Sequence[str], fraction: float, split: Split) -> dict[str, Any]:
     """Return what SPLIT_FILE holds of a split."""
     train, val = ([names[index] for index in part] for part in (split.train, split.val))

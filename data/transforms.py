@@ -179,9 +179,11 @@ class EvalPixels:
         return open_input(content, channels=self.channels, name=name, exif=self.exif)
 
 
-def build_eval_pixels(cfg: Config) -> EvalPixels:
+def build_eval_pixels(cfg: Config, *, keep_border: bool = False) -> EvalPixels:
     """Build the transform of evaluation that a config describes."""
-    return EvalPixels(build_eval_resize(cfg), channels=cfg.MODEL.SWIN.IN_CHANS, exif=cfg.DATA.EXIF)
+    return EvalPixels(
+        build_eval_resize(cfg, keep_border=keep_border), channels=cfg.MODEL.SWIN.IN_CHANS, exif=cfg.DATA.EXIF
+    )
 
 
 def build_train_transform(cfg: Config) -> TrainTransform:

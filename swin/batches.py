@@ -94,3 +94,4 @@ class Data:
     class_counts: list[int]  # training images of each class; empty without training data
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`
+    part: str = "val"  # which part of the data set `val` is

@@ -78,16 +78,23 @@ class EvalResize:
         crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
             256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
         interpolation: A key of `INTERPOLATIONS`; of `TENSOR_MODES` for channels that Pillow has no mode for.
+        keep_border: Where the centre is cut, leave the border of int(256/224 * S) x int(256/224 * S) around it, for
+            crops of it.
     """
 
-    def __init__(self, *, img_size: int | Sequence[int], crop: bool, interpolation: str) -> None:
+    def __init__(
+        self, *, img_size: int | Sequence[int], crop: bool, interpolation: str, keep_border: bool = False
+    ) -> None:
         self.size = as_size(img_size)
         self.crop = crop and max(self.size) > SMALL_IMAGE_PX
         self.interpolation = interpolation
+        self.keep_border = keep_border
 
     def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
         height, width = self.size
         covering = _covering_size(pixels_CHW, self.size) if self.crop else self.size
+        if self.keep_border and self.crop:
+            height, width = _with_border(self.size)
         top, left = round((covering[0] - height) / 2), round((covering[1] - width) / 2)
         resized = resize_exactly(pixels_CHW, covering, self.interpolation)
         return resized[:, top : top + height, left : left + width]
@@ -98,10 +105,14 @@ def as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     return (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
 
 
+def _with_border(size: tuple[int, int]) -> tuple[int, int]:
+    return int(256 / 224 * size[0]), int(256 / 224 * size[1])
+
+
 def _covering_size(pixels_CHW: torch.Tensor, target: tuple[int, int]) -> tuple[int, int]:
     """Return the (height, width) at which an image just covers 256/224 of the target."""
     height, width = pixels_CHW.shape[1:]
-    box_height, box_width = (int(256 / 224 * side) for side in target)
+    box_height, box_width = _with_border(target)
     if box_height * width >= box_width * height:
         return box_height, int(box_height * width / height)
     return int(box_width * height / width), box_width
@@ -125,9 +136,10 @@ def make_eval_transform(
     return EvalTransform(EvalResize(img_size=img_size, crop=crop, interpolation=interpolation), Normalise(mean, std))
 
 
-def build_eval_resize(cfg: Config) -> EvalResize:
+def build_eval_resize(cfg: Config, *, keep_border: bool = False) -> EvalResize:
     """Build what evaluation does to a config's images before they are normalised."""
-    return EvalResize(img_size=cfg.DATA.IMG_SIZE, crop=cfg.TEST.CROP, interpolation=cfg.DATA.INTERPOLATION)
+    how = {"crop": cfg.TEST.CROP, "interpolation": cfg.DATA.INTERPOLATION}
+    return EvalResize(img_size=cfg.DATA.IMG_SIZE, keep_border=keep_border, **how)
 
 
 def build_eval_transform(cfg: Config) -> EvalTransform:

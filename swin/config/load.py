@@ -32,13 +32,13 @@ def load_config(
     """
     problems = Problems()
     entries = read_file(find_recipe(os.fspath(path)), problems) if path is not None else []
-    entries += read_opts(opts or (), problems)
-    entries += [Entry(key, value, "command line") for key, value in (overrides or {}).items() if value is not None]
-    return _resolve(entries, problems)
+    return _resolve(entries + _further(opts, overrides, problems), problems)
 
 
-def config_from_dict(tree: Mapping[str, Any]) -> Config:
-    """Rebuild a configuration from the nested dict of `config_to_dict`, as checkpoints hold it.
+def config_from_dict(
+    tree: Mapping[str, Any], opts: Sequence[Any] = (), overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Rebuild a configuration from the nested dict of `config_to_dict`, as checkpoints hold it; the rest comes on top.
 
     Keys that this version does not know are ignored with a warning: another version may have written them.
 
@@ -52,7 +52,14 @@ def config_from_dict(tree: Mapping[str, Any]) -> Config:
     ignored = [
         f"{where}: {key} is unknown to this version and ignored" for key, _, where in entries if key not in known
     ]
-    return _resolve([entry for entry in entries if entry.key in known], Problems(), warnings=readable_lines(ignored))
+    problems = Problems()
+    entries = [entry for entry in entries if entry.key in known] + _further(opts, overrides, problems)
+    return _resolve(entries, problems, warnings=readable_lines(ignored))
+
+
+def _further(opts: Sequence[Any], overrides: Mapping[str, Any] | None, problems: Problems) -> list[Entry]:
+    flags = [Entry(key, value, "command line") for key, value in (overrides or {}).items() if value is not None]
+    return [*read_opts(opts or (), problems), *flags]
 
 
 def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence[str] = ()) -> Config:

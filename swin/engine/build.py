@@ -25,6 +25,7 @@ from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
 from swin.optim import build_optimizer
 from swin.run_folder import RunFolder
+from swin.weights.files import find_weight_file
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Job:
         """Open the config's data as this process sees them; `options` as for `build_data`."""
         dist, runs = self.dist, [] if self.is_fresh else [self.folder.path]
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
-            runs.append(Path(self.cfg.MODEL.RESUME).parent.parent)
+            runs.append(find_weight_file(self.cfg.MODEL.RESUME).parent.parent)
         options |= {"rank": dist.rank, "world_size": dist.world_size, "local_world_size": dist.local_world_size}
         return dist.on_all("data", lambda: self.build_data(self.cfg, runs=runs, **options))
 

@@ -49,16 +49,16 @@ def run_evaluation(job: Job) -> None:
     if not file:
         raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
     weights = read_weights(file)
-    data = job.make_data(need_train=False, classes=weights.classes)
+    data = job.make_data(need_train=False, classes=weights.classes, split=None)
+    for note in data.notes:
+        logger.warning(note)
     model = job.make_model(data.classes)
-    logger.info(f"evaluating {file} ({flag}): {load_weights(model, weights, strict=True)}")
-    about = {"checkpoint": str(file), **describe_data(cfg)}
+    logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
+    about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}
     metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
     if job.dist.is_main:
         counts = {key: metrics[key] for key in ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k")}
         job.folder.write_json("eval", {**counts, **about})
-        if data.split:
-            job.folder.write_json("split", data.split)
         logger.info(f"written to {job.folder.path / 'eval.json'}")
 
 

@@ -25,6 +25,16 @@ _DTYPES = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int
 _DOS_FOLDER = 0x10  # the bit of a member's attributes in the directory
 
 
+# What a folder stands for, the first that is there: of a run, its best checkpoint; of a published model, its weights.
+_IN_FOLDERS = ("checkpoints/best.pth", "checkpoints/last.pth", "model.safetensors", "pytorch_model.bin")
+
+
+def find_weight_file(path: str | Path) -> Path:
+    """Return the weight file that a run's folder, or that of a published model, stands for; a file's own path."""
+    path = Path(path)
+    return next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path)
+
+
 def read_weight_file(path: str | Path) -> Any:
     """What a `.safetensors` file, or one written by `torch.save`, holds; see `read_torch_file`."""
     path = Path(path)
@@ -82,8 +92,8 @@ def read_torch_file(path: str | Path) -> Any:
 
 def _check_is_file(path: Path) -> None:
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {what}; give the path of a .pth or .safetensors file.")
+        what = "is a folder without weights" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {what}; give a .pth or .safetensors file, or a run's folder.")
 
 
 def _check_members(path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swin.errors import CheckpointError
-from swin.weights.files import read_weight_file
+from swin.weights.files import find_weight_file, read_weight_file
 from swin.weights.formats import FORMATS, detect_format, table_window, to_native
 
 _WRAPPERS = ("model", "state_dict")
@@ -49,7 +49,8 @@ def read_weights(
     """Read weights of any known program.
 
     Args:
-        source: a `.pth` or `.safetensors` file, or what is in one: a state dict, bare or wrapped.
+        source: a `.pth` or `.safetensors` file, or what is in one: a state dict, bare or wrapped; or the folder
+            of a run, for its best checkpoint, or of a published model.
         source_format: one of `FORMATS`; None to detect it.
         prefer_ema: take averaged weights where there are some.
 
@@ -58,6 +59,7 @@ def read_weights(
     """
     if source_format not in (None, *FORMATS):
         raise CheckpointError(f"there is no weight format {source_format!r}; choose from {', '.join(FORMATS)}.")
+    source = source if isinstance(source, Mapping) else find_weight_file(source)
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     content = _mapping(source if isinstance(source, Mapping) else read_weight_file(source))
     plain = _unwrap(content)
