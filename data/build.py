@@ -52,11 +52,7 @@ def build_data(
     split = split or _find_part(cfg, runs)
     options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
     sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, **options)
-    if cfg.is_set("MODEL.NUM_CLASSES") and len(sets.classes) != cfg.MODEL.NUM_CLASSES:
-        raise ConfigError(
-            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(sets.classes)} classes. Leave the "
-            "key out to use the data's."
-        )
+    _check_count(cfg, sets.classes)
     prepare = build_prepare(cfg, len(sets.classes))
     common: dict[str, Any] = {
         "batch_size": cfg.DATA.BATCH_SIZE,
@@ -77,6 +73,14 @@ def build_data(
         split=sets.split,
         part=split,
     )
+
+
+def _check_count(cfg: Config, classes: Sequence[str]) -> None:
+    if cfg.is_set("MODEL.NUM_CLASSES") and len(classes) != cfg.MODEL.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(classes)} classes. Leave the key out "
+            "to use the data's."
+        )
 
 
 def _build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoader:

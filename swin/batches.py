@@ -4,7 +4,7 @@ Positions are numbers in an epoch's order, the same on all processes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -92,6 +92,7 @@ class Data:
     prepare: PrepareFn  # turns training batches into what the model and its loss take
     normalise: Normalise  # turns images as they are loaded into what the model takes
     class_counts: list[int]  # training images of each class; empty without training data
+    val_counts: Sequence[int] = ()  # images of each class that are evaluated
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`
     part: str = "val"  # which part of the data set `val` is

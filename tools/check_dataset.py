@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from data.build import open_sets
 from data.sources import Sets, Source
+from swin.engine.plan import select_extremes
 from swin.errors import ConfigError, DataError, printable
 from swin.images import MODES, as_file, encode, open_input, to_image
 from tools.arguments import data_parser, load_data_config
@@ -89,7 +90,7 @@ def _read_all(source: Source, split: str, channels: int, workers: int) -> list[F
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _worker.update, ({"source": source},)) as pool:
         facts = pool.map(partial(_read, channels), indices, chunksize=64)
-        return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {split}"))
+        return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {split}", disable=None))
 
 
 def _read(channels: int, index: int) -> Facts:
@@ -165,6 +166,7 @@ def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
             f"median {widths[50]:.0f} x {heights[50]:.0f}, from {widths[0]:.0f} x {heights[0]:.0f} "
             f"to {widths[100]:.0f} x {heights[100]:.0f}"
         )
+    lines += _class_lines({split: summary[split]["class_counts"] for split in ("train", "val") if split in summary})
     for finding in findings:
         kind = "ERROR" if finding.is_error else "note"
         lines.append(f"{kind}: {len(finding.images)} {finding.kind}: {finding.message}")
@@ -172,6 +174,18 @@ def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
         if len(finding.images) > _SHOWN:
             lines.append(f"    and {len(finding.images) - _SHOWN} more")
     return "\n".join(lines if findings else [*lines, "nothing to report"])
+
+
+def _class_lines(counts: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Yield the classes with their images by split, of many the largest and the smallest."""
+    by_class = {name: [each[name] for each in counts.values()] for names in counts.values() for name in names}
+    chosen = select_extremes([numbers[0] for numbers in by_class.values()], 2 * _SHOWN, _SHOWN)
+    names = [list(by_class)[label] for label in chosen]
+    if len(names) < len(by_class):
+        yield f"the {_SHOWN} largest and the {_SHOWN} smallest classes, with their images in {' / '.join(counts)}:"
+    elif names:
+        yield f"classes with their images in {' / '.join(counts)}:"
+    yield from (f"    {name}: {' / '.join(map(str, by_class[name]))}" for name in names)
 
 
 def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | None) -> str:

@@ -89,7 +89,8 @@ def _write_shards(source: Source, folder: Path, recipe: Recipe, shards: Sequence
     done = num_images - sum(len(recipe.members(shard, num_images)) for shard in missing)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _start_worker, (os.getpid(), source))
     try:
-        with tqdm(total=2 * num_images, initial=done, unit="images", desc=f"packing {folder.name}") as bar:
+        about: dict[str, Any] = {"initial": done, "unit": "images", "desc": f"packing {folder.name}"}
+        with tqdm(total=2 * num_images, disable=None, **about) as bar:
             for count in pool.map(partial(_write_shard, folder, recipe), missing):
                 bar.update(count)
             bar.set_description(f"verifying {folder.name}")

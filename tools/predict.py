@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from swin.config.messages import program_name
 from swin.errors import DataError, SwinError
 from swin.inference import Predictor, list_images, load_predictor
@@ -99,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
         predictor = load_predictor(arguments.checkpoint, device=arguments.device)
         files = list_images(source, predictor.channels) if source.is_dir() else [source]
-        _PRINTERS[arguments.format](predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors))
+        rows = predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors)
+        # Only a terminal gets the bar, and not among rows that it shows as they come.
+        is_hidden = True if sys.stdout.isatty() and arguments.format != "json" else None
+        bar = tqdm(rows, total=len(files), unit="images", desc="predicting", leave=False, disable=is_hidden)
+        _PRINTERS[arguments.format](iter(bar))
         if errors:
             problem = f"{len(errors)} of {len(files)} files could not be read; the output names them."
             print(f"error: {problem}", file=sys.stderr)

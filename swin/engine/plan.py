@@ -1,5 +1,7 @@
 """A run in words, before it begins."""
 
+from collections.abc import Sequence
+
 from swin.engine.trainer import Trainer
 
 
@@ -19,6 +21,7 @@ def describe_plan(trainer: Trainer) -> str:
     return (
         f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images, "
         f"{len(trainer.data.classes)} classes\n"
+        f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
         f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}\n"
@@ -26,6 +29,26 @@ def describe_plan(trainer: Trainer) -> str:
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
     )
+
+
+def describe_classes(classes: Sequence[str], train_counts: Sequence[int], val_counts: Sequence[int]) -> str:
+    """Name classes with their images, so that a wrong folder is seen: all, or of many the largest and the smallest."""
+    shown = [
+        f"{name} ({counts[0]} + {counts[1]})" for name, *counts in zip(classes, train_counts, val_counts, strict=True)
+    ]
+    title, chosen = "classes with their training + validation images", select_extremes(train_counts, 12, 3)
+    if len(chosen) == len(classes):
+        return f"{title}: {', '.join(shown)}"
+    largest, smallest = (", ".join(shown[label] for label in part) for part in (chosen[:3], chosen[3:]))
+    return f"{title}: the largest {largest}; the smallest {smallest}"
+
+
+def select_extremes(counts: Sequence[int], limit: int, each: int) -> list[int]:
+    """Return all labels in order if there are no more than `limit`, else those of the largest and smallest classes."""
+    if len(counts) <= limit:
+        return list(range(len(counts)))
+    by_count = sorted(range(len(counts)), key=lambda label: -counts[label])
+    return by_count[:each] + by_count[-each:]
 
 
 def find_doubts(trainer: Trainer) -> list[str]:

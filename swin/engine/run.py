@@ -59,6 +59,8 @@ def run_evaluation(job: Job) -> None:
     if job.dist.is_main:
         counts = {key: metrics[key] for key in ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k")}
         job.folder.write_json("eval", {**counts, **about})
+        if data.split:
+            job.folder.write_json("split", data.split)
         logger.info(f"written to {job.folder.path / 'eval.json'}")
 
 

@@ -209,7 +209,7 @@ class Predictions:
         }
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_arrays(path, content)
+            _write_arrays(path, {name: array for name, array in content.items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -270,15 +270,15 @@ class Predictions:
             raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
 
 
-def _write_arrays(path: Path, content: dict[str, np.ndarray | None]) -> None:
+def _write_arrays(path: Path, content: dict[str, np.ndarray]) -> None:
     """Do what np.savez does, atomically; that one cannot name an array "file"."""
     temporary = temporary_path(path)
     try:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, array in content.items():
-                if array is not None:
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
+                buffer = archive.open(f"{name}.npy", "w", force_zip64=True)
+                np.lib.format.write_array(buffer, array, allow_pickle=False)
+                buffer.close()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -61,6 +61,7 @@ def test_the_plan_shows_batch_and_learning_rates(runner):
     text = runner.text()
     assert "8 per process x 1 processes x 2 accumulation = 16 per update" in text
     assert "peak 2.000e-03" in text
+    assert "classes with their training + validation images: " in text
     assert "precision fp32 on cpu, world size 1" in text
     assert not runner.run_dir("plan").exists()
 

@@ -38,6 +38,22 @@ def test_a_sound_set_has_nothing_to_report(root: Path, capsys: pytest.CaptureFix
     assert "train: 6 images, 3 to 3 a class, median 50 x 40" in capsys.readouterr().out
 
 
+def test_classes_are_named_with_their_images(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "val" / "bee" / "0.png").unlink()
+    run(root)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3:6] == ["classes with their images in train / val:", "    ant: 3 / 3", "    bee: 3 / 2"]
+
+
+def test_of_many_classes_the_largest_and_the_smallest_are_named() -> None:
+    percentiles = {0: 1.0, 50: 1.0, 100: 1.0}
+    counts = {f"n{number:02d}": number + 1 for number in range(21)}
+    split = {"images": 5, "class_counts": counts, "width_percentiles": percentiles, "height_percentiles": percentiles}
+    lines = check_dataset.as_text([], {"classes": 21, "val": split}).splitlines()
+    assert lines[2] == "the 10 largest and the 10 smallest classes, with their images in val:"
+    assert lines[3:23] == [f"    n{n:02d}: {n + 1}" for n in range(20, -1, -1) if n != 10]
+
+
 def test_every_kind_of_trouble_is_found(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train, val = root / "train", root / "val"
     (train / "ant" / "bad.jpg").write_bytes(b"not an image")

@@ -53,6 +53,26 @@ def test_text(files, capsys):
     assert len(out.splitlines()) == 2
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("style", ["text", "json", "csv"])
+def test_a_terminal_sees_how_far_it_is(files, capsys, monkeypatch, style):
+    _, expected, err = predict(files, capsys, "--format", style)
+    assert err == ""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert predict(files, capsys, "--format", style)[1] == expected
+    assert "predicting" in terminal.getvalue()
+    # Where the rows themselves go to the terminal as they come, they show it.
+    terminal.truncate(0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert predict(files, capsys, "--format", style)[1] == expected
+    assert ("predicting" in terminal.getvalue()) == (style == "json")
+
+
 def test_json_is_one_document_and_top_k_is_clipped(files, capsys):
     status, out, _ = predict(files, capsys, "--format", "json", "--top-k", "9", source="images/a.png")
     assert status == 0
