@@ -4,16 +4,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 from termcolor import colored
 from tqdm import tqdm
 
 from swin.errors import ConfigError
 from swin.records import Metrics, RecordFile, encode
+from swin.trackers import Tracker, Trackers
+from swin.trackers.base import curves
 
 _ANSI_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -38,12 +41,28 @@ class Logger:
         self._early_lines: list[bytes] = []
         self._log: RecordFile | None = None
         self._metrics = Metrics()
+        self._trackers: Trackers | None = None
 
-    def open(self, run_dir: Path, *, step: int, evaluated: bool = True) -> None:
+    def open(
+        self,
+        run_dir: Path,
+        *,
+        step: int,
+        evaluated: bool = True,
+        trackers: Sequence[str] = ("tensorboard",),
+        name: str = "",
+    ) -> None:
         """Append to the files of a run's existing folder from here on; one that goes back opens them again.
 
         Its metrics are cut back first: rows after `step` updates, of a process that was killed, go, and so does that
         of the evaluation after them unless it was `evaluated`.
+
+        Args:
+            run_dir: The run's folder.
+            step: Updates that are done.
+            evaluated: Whether the evaluation after them is done.
+            trackers: Names as in LOGGERS, of what shows the run; taken when it is opened first.
+            name: What they call the run.
         """
         if not self._is_main:
             return
@@ -51,7 +70,13 @@ class Logger:
             self._log = RecordFile(run_dir / "log.txt")
             for line in self._early_lines:
                 self._log.write(line)
-        self._metrics.open(run_dir, step, evaluated)
+        if self._trackers is None:
+            self._trackers = Trackers(trackers, run_dir, name, self.warning)
+            for place in self._trackers.places:
+                self.info(place)
+        self._metrics.open(
+            run_dir, step, evaluated, lambda first, rows: self._track(lambda it: it.go_back(first, rows))
+        )
 
     def info(self, message: str) -> None:
         """Write a message to the console and log.txt."""
@@ -79,16 +104,30 @@ class Logger:
             self._write(f"error: {message}", "ERROR", "red")
 
     def metrics(self, kind: str, **fields: Any) -> None:
-        """Append one line to metrics.jsonl, and its numbers to TensorBoard at `fields["samples"]`.
+        """Append one line to metrics.jsonl, and have the trackers draw its numbers at `fields["samples"]`.
 
-        NaN and infinities, which JSON lacks, become null and are left out of TensorBoard. Where the run is (`epoch`,
-        `step`, `samples`, `position`) is not drawn.
+        NaN and infinities, which JSON lacks, become null and are not drawn, nor are counts and where the run is.
 
         Args:
             kind: `train` or `eval`.
             fields: Numbers, 0-d tensors, strings, lists or dicts; among them `step`, and `samples` over all epochs.
         """
-        self._metrics.add({"kind": kind, **fields})
+        row = self._metrics.add({"kind": kind, **fields})
+        if row is not None:
+            self._track(lambda it: it.scalars(row))
+
+    def text(self, name: str, markdown: str, samples: int) -> None:
+        """Have the trackers show a text, at a run's `samples`."""
+        self._track(lambda it: it.text(name, markdown, samples))
+
+    def image(self, name: str, image_HWC: np.ndarray, samples: int) -> None:
+        """Have the trackers show a picture, uint8 with C = 3, at a run's `samples`."""
+        self._track(lambda it: it.image(name, image_HWC, samples))
+
+    def hparams(self, config: Mapping[str, Any], *, done: bool = False) -> None:
+        """Have the trackers show the config, by dotted keys; when training is `done`, with its last evaluation."""
+        row = {**self._metrics.last_eval, "kind": "final"}
+        self._track(lambda it: it.hparams(config, curves(row) if done else None))
 
     def progress(self, done: int, total: int, text: str = "") -> None:
         """Show how far an epoch is, as a bar on a terminal until `total` is reached, and not at all elsewhere."""
@@ -105,11 +144,16 @@ class Logger:
     def close(self) -> None:
         """Close everything; what a network file system reports only now is written to standard error."""
         self._close_bar()
-        for file in filter(None, (self._log, *self._metrics.files)):
+        for close in (self._trackers and self._trackers.close, self._log and self._log.close, self._metrics.close):
             try:
-                file.close()
+                if close:
+                    close()
             except ConfigError as error:
                 self._print(f"error: {error}", sys.stderr)
+
+    def _track(self, do: Callable[[Tracker], None]) -> None:
+        if self._trackers is not None:
+            self._trackers.each(do)
 
     def _write(self, message: str, level: str, color: str | None) -> None:
         if not self._is_main:

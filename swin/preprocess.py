@@ -44,6 +44,10 @@ class Normalise:
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         return values.div_(255).sub_(self.mean_C11).div_(self.std_C11)
 
+    def undo(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what the model takes on a scale of 0 to 1, as it was before mean and deviation were taken out."""
+        return images * self.std_C11.to(images.device) + self.mean_C11.to(images.device)
+
 
 def resize_tensor(pixels_CHW: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
     """Resize 8-bit values to (H, W) as Pillow does, to within a level, in a quarter of its time.

@@ -4,22 +4,16 @@ import errno
 import json
 import math
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from swin.errors import ConfigError
 
 Row = dict[str, Any]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PROGRESS = ("epoch", "step", "samples", "position")  # fields that say where a row is, not how it went
 
 
 @contextmanager
@@ -97,76 +91,52 @@ class RecordFile:
             self._file.close()
 
 
-class EventFile:
-    """TensorBoard's numbers. SummaryWriter would write them in a thread, which a full disk ends with a traceback."""
-
-    def __init__(self, folder: Path, hide_from: int | None) -> None:
-        """Start a new file of events in a folder, which is made if absent.
-
-        Numbers of earlier files from `hide_from` samples on are not to be shown.
-        """
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-        # TensorBoard reads the files in the order of their names.
-        self.file = RecordFile(folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}")
-        self._writer = RecordWriter(self.file)
-        self._add(Event(file_version="brain.Event:2"))
-        if hide_from is not None:
-            self._add(Event(step=hide_from, session_log=SessionLog(status=SessionLog.START)))
-
-    def draw(self, row: Row) -> None:
-        """Add the numbers of a row of the metrics, at its samples."""
-        values = [
-            Summary.Value(tag=f"{row['kind']}/{name}", simple_value=value)
-            for name, value in row.items()
-            if name not in _PROGRESS and isinstance(value, int | float)
-        ]
-        self._add(Event(step=row["samples"], summary=Summary(value=values)))
-
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writer.write(event.SerializeToString())
-
-
 class Metrics:
-    """A run's metrics.jsonl and the curves of its tensorboard/; nothing is written before `open`.
+    """A run's metrics.jsonl; nothing is written before `open`.
 
     Attributes:
-        files: what is open.
+        last_eval: the row of the last evaluation; empty if there is none.
     """
 
     def __init__(self) -> None:
-        self.files: list[RecordFile] = []
+        self.last_eval: Row = {}
+        self._rows: RecordFile | None = None
 
-    def open(self, run_dir: Path, step: int, evaluated: bool) -> None:
-        """Cut what is there back to `step`, and to before its evaluation unless `evaluated`; then go on from there."""
-        for file in self.files:
-            file.close()
+    def open(self, run_dir: Path, step: int, evaluated: bool, go_back: Callable[[int, Sequence[Row]], None]) -> None:
+        """Cut what is there back to `step`, and to before its evaluation unless `evaluated`; then go on from there.
+
+        Where rows are cut, `go_back` is called with the samples of the first and the rows at or after it that are kept.
+        """
+        self.close()
         path = run_dir / "metrics.jsonl"
         with writing(path):
             _refuse_special(path)
             content = path.read_bytes() if path.exists() else b""
         kept, cut = _split_rows(content, step, evaluated)
-        # TensorBoard hides all that was drawn from a position on, so rows kept there are drawn again. It comes before
-        # the file: if this process is killed in between, the next one finds the same rows to cut.
+        # Before the file is cut: if this process is killed in between, the next one finds the same rows to cut.
         first = min((row["samples"] for row in cut if "samples" in row), default=None)
-        self._events = EventFile(run_dir / "tensorboard", first)
-        self.files = [self._events.file]
-        for _, row in kept:
-            if first is not None and row.get("samples", -1) >= first:
-                self._events.draw(row)
+        if first is not None:
+            go_back(first, [row for _, row in kept if row.get("samples", -1) >= first])
         lines = b"".join(line + b"\n" for line, _ in kept)
         if lines != content:
             write_atomically(path, lines)
+        self.last_eval = next((row for _, row in reversed(kept) if row["kind"] == "eval"), {})
         self._rows = RecordFile(path)
-        self.files.append(self._rows)
 
-    def add(self, row: Row) -> None:
-        """Append a row to the file and its numbers to the curves; what is not finite becomes null, and is not drawn."""
-        if self.files:
-            row = _to_json(row)
-            self._rows.write(encode(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"))
-            self._events.draw(row)
+    def add(self, row: Row) -> Row | None:
+        """Append a row, and return it as it is written: what is not finite is null. None if no file is open."""
+        if self._rows is None:
+            return None
+        row = _to_json(row)
+        self._rows.write(encode(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"))
+        if row["kind"] == "eval":
+            self.last_eval = row
+        return row
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._rows is not None:
+            self._rows.close()
 
 
 def _refuse_special(path: Path) -> None:

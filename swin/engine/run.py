@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from swin.batches import Data
-from swin.config import dump_config
+from swin.config import config_to_dict, dump_config
+from swin.config.tree import flatten
 from swin.distributed import explain_timeout, from_main, gather, is_collective_error
 from swin.engine.build import Job, compile_model, describe_frozen
 from swin.engine.evaluate import describe_data, evaluate
+from swin.engine.picture import draw_first_batch
 from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
@@ -22,6 +24,7 @@ from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, Proces
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
 from swin.evaluation.predictions import Predictions
 from swin.records import encode, write_atomically
+from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
 
 
@@ -106,6 +109,7 @@ def evaluate_into(
 def make_trainer(job: Job) -> Trainer:
     """Make the run that the config describes, where the checkpoint stands that it continues from, if any."""
     cfg, logger = job.cfg, job.logger
+    from_main(lambda: require_packages(cfg.LOGGERS))
     found = find_checkpoint(job)
     data = job.make_data()
     for note in data.notes:
@@ -155,6 +159,7 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
             done = f"all {epochs} epochs are done; best accuracy {trainer.best:.3f}. Raise TRAIN.EPOCHS to go on."
         else:
             trainer.run()
+            job.logger.hparams(flatten(config_to_dict(job.cfg)), done=True)
             done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
         job.logger.info(done)
         if is_main:
@@ -191,9 +196,28 @@ def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any
     if trainer.data.split:
         folder.write_json("split", trainer.data.split)
     folder.remove_leftovers()
-    job.logger.open(folder.path, step=trainer.progress.step, evaluated=trainer.evaluated)
+    counts = dict(zip(trainer.data.classes, trainer.data.class_counts, strict=True))
+    folder.write_json("data", {"train": counts})
+    begin_tracking(job, trainer)
     trainer.write_status()
     return folder.status
+
+
+def begin_tracking(job: Job, trainer: Trainer) -> None:
+    """Open the run's logs and trackers, which are shown its plan and config; its first batch too, when it has come."""
+    cfg, logger, progress = job.cfg, job.logger, trainer.progress
+    logger.open(
+        job.folder.path,
+        step=progress.step,
+        evaluated=trainer.evaluated,
+        trackers=cfg.LOGGERS,
+        name=f"{cfg.MODEL.NAME}/{cfg.TAG}",
+    )
+    plan = describe_plan(trainer).replace("\n", "  \n")  # as Markdown breaks lines
+    logger.text("plan", plan, progress.samples)
+    logger.hparams(flatten(config_to_dict(cfg)))
+    if progress.step == 0:
+        draw_first_batch(trainer)
 
 
 def explain(error: BaseException, rank: int) -> SwinError | None:

@@ -29,7 +29,7 @@ class Key:
     default: Any  # its type is that of the option, unless `kind` says more
     kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
-    one_of: tuple[str, ...] = ()  # texts that are allowed; their case is ignored, as the official code does
+    one_of: tuple[str, ...] = ()  # texts that are allowed, also in a list; case is ignored, as by the official code
     retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
@@ -63,7 +63,10 @@ class Key:
         if converted in self.retired:
             return self.default
         if self.one_of:
-            return next((choice for choice in self.one_of if choice.lower() == converted.lower()), converted)
+            spelled = {choice.lower(): choice for choice in self.one_of}
+            if isinstance(converted, list):
+                return [spelled.get(item.lower(), item) for item in converted]
+            return spelled.get(converted.lower(), converted)
         # The default's own sequence type, so that a config that was dumped and loaded is equal to the first.
         return tuple(converted) if isinstance(self.default, tuple) else converted
 
@@ -75,7 +78,7 @@ class Key:
     def describe(self) -> str:
         """Say all that is allowed in words, as in "a list of numbers in (0, 1], 2 values"."""
         if self.one_of:
-            return f"one of {', '.join(self.one_of)}"
+            return f"{'a list of any' if '[' in self.kind else 'one'} of {', '.join(self.one_of)}"
         if self.expected or self.is_folder:
             return self.expected or _FOLDER
         words = self.describe_types()
@@ -98,9 +101,8 @@ class Key:
             )
         if self.is_folder and {"", ".", ".."}.intersection(value.replace("\\", "/").split("/")):
             return _FOLDER
-        if self.one_of and value not in self.one_of:
-            close = difflib.get_close_matches(value.lower(), self.one_of, n=1)
-            return f"one of {', '.join(self.one_of)}{did_you_mean(close)}"
+        if self.one_of and (others := [item for item in items if item not in self.one_of]):
+            return f"{self.describe()}{did_you_mean(difflib.get_close_matches(others[0].lower(), self.one_of, n=1))}"
         if self.between and not all(item is None or _is_between(item, self.between) for item in items):
             return f"{'numbers' if is_list else 'a number'} {_describe_interval(self.between, is_list=is_list)}"
         if is_list and self.length and len(value) != self.length:

@@ -44,6 +44,9 @@ RUN = {
     "REPORT": Key(True, is_new=True).means("""
         Write report.html, a page with what a run or an evaluation has learned, at its end; it needs the extra
         `report`."""),
+    "LOGGERS": Key(["tensorboard"], one_of=("tensorboard", "wandb", "mlflow"), is_new=True).means("""
+        What shows the run while it goes on, beside metrics.jsonl, which is always written; [] for nothing.
+        wandb and mlflow are installed by `pip install "swin-trainer[trackers]"`."""),
     "SEED": Key(0, between="[0, 4294967296)").means("""
         Seed of weights, order, augmentation and DATA.VAL_SPLIT; NumPy takes no larger one."""),
     "EVAL_MODE": Key(False, flag="eval").means("Only evaluate instead of training."),
