@@ -132,6 +132,15 @@ def runner(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> 
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> Path:
+    """The folder of a run that trained on the digits for two epochs, above chance."""
+    output = tmp_path_factory.mktemp("digits")
+    opts = ("TRAIN.EPOCHS", "2", "TRAIN.WARMUP_EPOCHS", "0", "EVAL_FREQ", "2", "DEVICE", "cpu")
+    assert main.main(["--cfg", "swin_digits", "--output", str(output), "--tag", "short", "--opts", *opts]) == 0
+    return output / "swin_digits" / "short"
+
+
 @pytest.fixture
 def assert_equal_state() -> Callable[[Any, Any], None]:
     """Compares two checkpoints bit for bit, but for the config, which names the folders, and so the digest."""

@@ -1,6 +1,7 @@
-"""The options that the tools for data sets share."""
+"""The options that tools share."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from swin.config import Config, load_config
@@ -13,6 +14,26 @@ def data_parser(tool: str, description: str | None, example: str) -> argparse.Ar
     parser.add_argument("--cfg", help="a config, where the data set needs more than its path")
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help=f"config keys, as {example}")
     return parser
+
+
+def model_parser(tool: str, description: str | None, example: str) -> argparse.ArgumentParser:
+    """Make a parser of the options of a tool that runs a model; its help ends with an `example` of options."""
+    prog = f"python -m tools.{tool}"
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=f"example: {prog} {example}")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="checkpoint of a training run")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images per forward pass (default: 16)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    return parser
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
 
 
 def load_data_config(options: argparse.Namespace, **keys: Any) -> Config:

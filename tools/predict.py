@@ -19,6 +19,7 @@ from tqdm import tqdm
 from swin.config.messages import program_name
 from swin.errors import DataError, SwinError
 from swin.inference import Predictor, list_images, load_predictor
+from tools.arguments import positive
 
 Row = dict[str, Any]
 
@@ -71,15 +72,6 @@ def print_csv(rows: Iterator[Row]) -> None:
 _PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one message."""
     # File names may hold bytes that are no text in the console's encoding.
@@ -89,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
     parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
-    parser.add_argument("--top-k", type=_positive, default=5, help="classes to show, at most all (default: 5)")
+    parser.add_argument("--top-k", type=positive, default=5, help="classes to show, at most all (default: 5)")
     parser.add_argument("--format", choices=sorted(_PRINTERS), default="text", help="output (default: text)")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="images per forward pass (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="images per forward pass (default: 32)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     arguments = parser.parse_args(argv)
     source: Path = arguments.input

@@ -95,12 +95,16 @@ class WindowAttention(nn.Module):
         """(B, H, W, C) to (B, H, W, C)."""
         _, H, W, _ = x.shape
         x = pad_to_multiple(x, self.window_size)
-        rows, columns = (0 if size <= self.window_size else self.shift_size for size in x.shape[1:3])
-        bias_NTT = self.relative_position_bias()
+        shift, bias_NTT = self.shift_of(x.shape[1], x.shape[2]), self.relative_position_bias()
         x = window_attention(
-            x, self._project, bias_NTT, self.window_size, (rows, columns), scale=self.scale, backend=self.backend
+            x, self._project, bias_NTT, self.window_size, shift, scale=self.scale, backend=self.backend
         )
         return self.drop(self.proj(x[:, :H, :W]))
+
+    def shift_of(self, height: int, width: int) -> tuple[int, int]:
+        """The shift of a padded grid in (rows, columns): none along an axis with a single window."""
+        rows, columns = (0 if size <= self.window_size else self.shift_size for size in (height, width))
+        return rows, columns
 
     def _project(self, windows_BKTC: Tensor) -> Tensor:
         """Queries, keys and values, (B, K, T, 3, N, D)."""

@@ -89,7 +89,8 @@ def read_tool_flags(tool: str, words: Sequence[str], monkeypatch: pytest.MonkeyP
         importlib.import_module(name).main(stand_in(words))
     found = caught.value.args[0]
     if getattr(found, "cfg", None) or getattr(found, "opts", None):
-        load_config(found.cfg or "swin_digits", found.opts)
+        for cfg in found.cfg if isinstance(found.cfg, list) else [found.cfg or "swin_digits"]:
+            load_config(cfg, found.opts)
 
 
 def test_the_readme_is_short():
