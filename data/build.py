@@ -68,11 +68,16 @@ def build_data(
         val=EvalLoader(sets.val, transform=build_eval_pixels(cfg, keep_border=keep_border), **common),
         prepare=prepare,
         normalise=prepare.normalise,
-        class_counts=np.bincount(train.labels, minlength=len(sets.classes)).tolist() if train else [],
+        class_counts=_count(train, sets.classes) if train else [],
+        val_counts=_count(sets.val, sets.classes),
         notes=sets.notes,
         split=sets.split,
         part=split,
     )
+
+
+def _count(source: Source, classes: Sequence[str]) -> list[int]:
+    return np.bincount(source.labels, minlength=len(classes)).tolist()
 
 
 def _check_count(cfg: Config, classes: Sequence[str]) -> None:
@@ -157,7 +162,7 @@ def _find_part(cfg: Config, runs: Sequence[Path]) -> str:
     root = Path(cfg.DATA.DATA_PATH)
     if cfg.DATA.DATASET == "digits" and not cfg.DATA.DATA_PATH:
         return "val"
-    if cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, (root, root / "train")) for run in runs):
+    if cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, root) for run in runs):
         return "val"
     return find_split(root)
 

@@ -1,5 +1,6 @@
 """Holding out a part of a data set: stratified, seeded, and saved by the run."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 
 from data.listings import read_json
 from data.samplers import seeded_random
+from swin.config import load_config
 from swin.errors import ConfigError, DataError
 
 SPLIT_FILE = "split.json"
@@ -70,14 +72,21 @@ def hold_out(
     return split
 
 
-def is_split_of(run: Path, roots: Sequence[Path]) -> bool:
-    """Tell whether a run has saved a split of the images in a folder, rather than of other data: most are there."""
+def is_split_of(run: Path, root: Path) -> bool:
+    """Tell whether a run has saved a split of the images in a folder, rather than of other data with such names.
+
+    It has if its config names the folder, or if the folder has just the images of the split, as where both were moved.
+    """
     try:
         content = read_json(run / SPLIT_FILE)
-        names = [*content["train"], *content["val"]]
-        return any(sum((root / name).is_file() for name in names) > len(names) / 2 for root in roots)
-    except (OSError, ValueError, KeyError, TypeError):
+        names = {*content["train"], *content["val"]}
+        own = load_config(run / "config.yaml").DATA.DATA_PATH
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
+    if os.path.realpath(own) == os.path.realpath(root):
+        return True
+    folder = root / "train" if (root / "train").is_dir() else root
+    return names == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def split_record(names: Sequence[str], fraction: float, split: Split) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def evaluate_one(
     data = job.make_data(need_train=False, classes=classes, split=options.split, keep_border=options.crops == 5)
     for note in data.notes:
         job.logger.warning(note)
+    if data.part == "all" and cfg.DATA.VAL_SPLIT > 0:
+        job.logger.warning("all images are evaluated; --split val takes those that the run has held out, if it can")
     model = build_model(cfg, len(head))
     model.classes = data.classes
     report = load_weights(model, weights, strict=not is_resized, min_matched=1.0)
