@@ -107,7 +107,10 @@ def test_several_right_labels_an_image(shapes_run, tmp_path):
     plain = evaluate(shapes_run, tmp_path / "plain")
     table = Predictions.load(tmp_path / "plain" / "predictions.npz")
     # What was predicted is right as well, but for the first image, which is left out.
-    labels = {name: [int(label), CLASSES[pred]] for name, label, pred in zip(table.names, table.labels, table.preds)}
+    labels = {
+        name: [int(label), CLASSES[pred]]
+        for name, label, pred in zip(table.names, table.labels, table.preds, strict=True)
+    }
     labels[table.names[0]] = []
     (tmp_path / "real.json").write_text(json.dumps(labels))
     metrics = evaluate(shapes_run, tmp_path / "real", "--labels", tmp_path / "real.json")

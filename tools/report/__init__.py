@@ -1,7 +1,9 @@
-from pathlib import Path
+"""What a run learned, as one page: figures with their intervals, curves, confusions, calibration and mistakes.
 
+`python -m tools.report RUN` writes it, and so do training and tools.evaluate.
+"""
 
-def report_folder(folder: Path) -> Path:
-    from swin.errors import ConfigError
+from tools.report.folder import report_folder
+from tools.report.page import write_report
 
-    raise ConfigError("not built yet")
+__all__ = ["report_folder", "write_report"]

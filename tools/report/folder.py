@@ -1,0 +1,37 @@
+"""The page about what is in a folder."""
+
+from pathlib import Path
+
+from swin.errors import SwinError
+from tools.report.page import write_report
+from tools.report.sources import open_folder, open_images
+
+
+def report_folder(folder: Path, page: Path | None = None) -> Path:
+    """Write the page about the run or the evaluation in a folder: report.html in it, or `page`.
+
+    Its figures and numbers go into a folder beside it, of its name without the ending.
+
+    Returns:
+        The page.
+
+    Raises:
+        SwinError: The folder holds neither, or the page cannot be written.
+    """
+    page = page or folder / "report.html"
+    opened = open_folder(folder)
+    notes, images = list(opened.notes), None
+    if opened.predictions is not None:
+        try:
+            images = open_images(opened)
+        except SwinError as error:
+            notes.append(f"There are no pictures of single images: {error}")
+    return write_report(
+        opened.predictions,
+        opened.metrics,
+        page.with_suffix(""),
+        page=page,
+        run=opened.run,
+        images=images,
+        notes=notes,
+    )

@@ -1,0 +1,173 @@
+"""`write_report`: the page about one run or one evaluation."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swin.errors import DataError, printable
+from swin.evaluation.metrics import measure
+from swin.evaluation.predictions import Predictions
+from swin.records import encode, write_atomically, writing
+from tools.report import figures
+from tools.report.sources import RunFiles, config_changes, read_run
+from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, needing_report_extra, shorten
+from tools.report.thumbnails import Cam, Images, choose_mistakes, choose_unsure, make_gallery
+
+_TEMPLATES = Path(__file__).parent
+
+
+def write_report(
+    predictions: Predictions | None,
+    metrics: dict[str, Any] | None,
+    folder: Path,
+    *,
+    page: Path,
+    run: Path | None = None,
+    images: Images | None = None,
+    cam: Cam | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write a page that needs no other file and no network, and beside it its figures and numbers.
+
+    What is not known is left out, and the page says why.
+
+    Args:
+        predictions: Of an evaluation; without them there are no mistakes to show.
+        metrics: What was measured of them; measured here where None.
+        folder: Where the figures, as PNG, and report.json go; made if absent.
+        page: The HTML file, written last.
+        run: The folder of the run that trained the model.
+        images: Gives the uint8 pixels (C, H, W) of a row of the predictions, or raises a DataError.
+        cam: Draws over images what counted for labels.
+        notes: What readers should know.
+
+    Returns:
+        `page`.
+
+    Raises:
+        ConfigError: A package that draws is not installed, or a file cannot be written.
+    """
+    if metrics is None and predictions is not None:
+        metrics = measure(predictions)
+    files = read_run(run)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    classes = list(metrics["per_class"]) if metrics else list(next(iter(files.counts.values()), {}))
+    counts = _class_counts(files, metrics, classes)
+    names = Names.of(classes)
+    numbers = {
+        "title": printable("/".join(run.resolve().parts[-2:])) if run else "Evaluation",
+        "about": predictions.about if predictions else {},
+        "metrics": metrics,
+        "class_counts": counts,
+        **_galleries(predictions, images, cam),
+        **_config(files),
+        "environment": files.environment,
+        "why_not": files.why_not,
+        "notes": list(notes),
+    }
+    pictures = _draw(files, metrics, counts, names, folder)
+    write_numbers(folder, numbers)
+    more = {
+        "pictures": pictures,
+        "batch": data_uri(files.batch) if files.batch else "",
+        "config": files.config,
+        "replaced": [(label, classes[label]) for label in names.replaced],
+        "max_matrix": figures.MAX_MATRIX,
+        "has_images": images is not None,
+    }
+    return write_page(page, "page.html.jinja", {**numbers, **more})
+
+
+def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:
+    """Write report.json: the numbers of a page, without its pictures."""
+    content = json.dumps(numbers, indent=1, ensure_ascii=False, default=_without_pictures)
+    write_atomically(folder / "report.json", encode(content + "\n"))
+
+
+def write_page(page: Path, template: str, context: Mapping[str, Any]) -> Path:
+    """Fill a template of this folder; what it is given is text and never markup."""
+    with needing_report_extra():
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"plain": _plain, "shorten": shorten}
+    write_atomically(page, encode(environment.get_template(template).render(**context)))
+    return page
+
+
+def _without_pictures(hit: Any) -> Any:
+    """Turn an image of a gallery into what JSON holds."""
+    return {**hit.about, **({"problem": hit.problem} if hit.problem else {})}
+
+
+def _plain(value: Any) -> str:
+    """Show a value as YAML readers would write it in one line."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _class_counts(
+    files: RunFiles, metrics: Mapping[str, Any] | None, classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Images of each class by split, in the order of the labels; of the evaluation alone where no more is known."""
+    if files.counts:
+        return {
+            split: {name: counts.get(name, 0) for name in classes} for split, counts in files.counts.items() if counts
+        }
+    return {"evaluation": {name: row["support"] for name, row in metrics["per_class"].items()}} if metrics else {}
+
+
+def _galleries(predictions: Predictions | None, images: Images | None, cam: Cam | None) -> dict[str, Any]:
+    if predictions is None:
+        return {"mistakes": [], "unsure": [], "cam_problem": ""}
+    mistakes, problem = make_gallery(predictions, choose_mistakes(predictions), images, cam)
+    unsure, _ = make_gallery(predictions, choose_unsure(predictions), images)
+    return {"mistakes": mistakes, "unsure": unsure, "cam_problem": problem}
+
+
+def _config(files: RunFiles) -> dict[str, Any]:
+    """Group the keys that are not at their defaults: DATA, MODEL, ..., and the rest under an empty name."""
+    if not files.config:
+        return {"config_changes": {}}
+    try:
+        changes = config_changes(files.config)
+    except DataError as error:
+        files.why_not["config.yaml"] = str(error)
+        return {"config_changes": {}}
+    grouped = groupby(changes, lambda change: change["key"].partition(".")[0] if "." in change["key"] else "")
+    return {"config_changes": {group: list(members) for group, members in grouped}}
+
+
+def _draw(
+    files: RunFiles, metrics: dict[str, Any] | None, counts: dict[str, dict[str, int]], names: Names, folder: Path
+) -> dict[str, Picture]:
+    """Draw the figures there is something to draw of."""
+    count = len(names.short)
+    wanted: dict[str, tuple[Draw, tuple[float, float], str]] = {}
+    if files.rows:
+        alt = "Curves of loss, accuracy, learning rate, gradient norm, speed and waiting for data."
+        wanted["curves"] = figures.curves({"run": files.rows}), (10.5, 5.6), alt
+    if metrics and metrics["confusion"] is not None:
+        side = 4 + 0.28 * count if count <= figures.MAX_NUMBERED else 9.6  # the page is 11 inches wide
+        alt = f"Confusion matrix of {count} classes; the table of the most confused pairs says the same in words."
+        wanted["confusion"] = figures.confusion(np.array(metrics["confusion"]), names.short), (side + 1.4, side), alt
+    if metrics and metrics["reliability"]:
+        alt = "Reliability diagram: how often predictions are right against how sure they are."
+        wanted["reliability"] = figures.reliability(metrics["reliability"]), (5.5, 5.5), alt
+    if counts and count:
+        lists = {split: list(of_split.values()) for split, of_split in counts.items()}
+        wanted["counts"] = figures.class_counts(lists, names.short), (10.5, 3.5), "Bar chart of images a class."
+    return {
+        name: draw_picture(name, draw, size=size, alt=alt, folder=folder, fonts=names.fonts)
+        for name, (draw, size, alt) in wanted.items()
+    }

@@ -1,0 +1,215 @@
+"""What the folder of a run, or of an evaluation, offers a report: read where it is there, else a sentence why not."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from data.build import open_sets
+from data.transforms import build_eval_pixels
+from swin.config import Config, load_config
+from swin.config.tree import FLAT_DEFAULTS, flatten
+from swin.errors import DataError, SwinError, printable
+from swin.evaluation.metrics import measure
+from swin.evaluation.predictions import Predictions
+
+PREDICTIONS = "predictions.npz"
+
+Row = dict[str, Any]
+Images = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files that describe a run; each may be missing.
+
+    Attributes:
+        why_not: For each that is, its name and a sentence for readers.
+    """
+
+    rows: list[Row] = field(default_factory=list)  # of metrics.jsonl
+    config: str = ""  # the text of config.yaml
+    environment: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # images of each class, by split
+    batch: bytes = b""  # a picture of augmented images
+    why_not: dict[str, str] = field(default_factory=dict)
+
+
+def read_run(folder: Path | None) -> RunFiles:
+    """Read the files of a run; None where there is no run to tell of."""
+    why_not: dict[str, str] = {}
+
+    def read(name: str, what: str) -> bytes:
+        if folder is None:
+            why_not[name] = f"This page is about predictions alone, so {what} is not known here."
+            return b""
+        try:
+            return (folder / name).read_bytes()
+        except FileNotFoundError:
+            why_not[name] = f"The run's folder has no {name}, so {what} is not known."
+        except OSError as error:
+            why_not[name] = f"{name} cannot be read ({error.strerror or error})."
+        return b""
+
+    def read_json(name: str, what: str) -> dict[str, Any]:
+        if not (content := read(name, what)):
+            return {}
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            found, why_not[name] = {}, f"{name} is damaged: {error}."
+        return found if isinstance(found, dict) else {}
+
+    return RunFiles(
+        rows=_parse_rows(read("metrics.jsonl", "the course of training")),
+        config=read("config.yaml", "the config").decode(errors="backslashreplace"),
+        environment=read_json("environment.json", "what it ran on"),
+        counts=read_json("data.json", "the number of training images of each class"),
+        batch=read("batch.png", "what augmented images looked like"),
+        why_not=why_not,
+    )
+
+
+def _parse_rows(content: bytes) -> list[Row]:
+    """Parse the rows of metrics.jsonl but those that are torn."""
+    rows = []
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"kind", "samples", "epoch"} <= row.keys():
+            rows.append(row)
+    return rows
+
+
+def config_changes(text: str) -> list[dict[str, Any]]:
+    """List the keys of a resolved config.yaml that are not at their defaults: key, value, default; in their order.
+
+    Raises:
+        DataError: it is no YAML of a mapping.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"config.yaml is damaged: {error}") from None
+    if not isinstance(tree, dict):
+        raise DataError("config.yaml holds no keys.")
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in FLAT_DEFAULTS.items()}
+    return [
+        {"key": key, "value": value, "default": plain.get(key)}
+        for key, value in flatten(tree).items()
+        if value != plain.get(key)
+    ]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """All that a folder offers a report or a comparison."""
+
+    folder: Path
+    run: Path | None  # the folder itself, or of an evaluation that of the run which trained the model, if it is there
+    files: RunFiles  # of that run
+    predictions: Predictions | None
+    metrics: dict[str, Any] | None
+    config: Config | None  # which says where the images are
+    notes: tuple[str, ...]  # why things are left out
+
+
+def open_folder(folder: Path) -> Opened:
+    """Open the folder of a run, or of an evaluation.
+
+    Raises:
+        DataError: It is neither, or its predictions are damaged.
+    """
+    has_predictions, has_rows = (folder / PREDICTIONS).exists(), (folder / "metrics.jsonl").exists()
+    if not has_predictions and not has_rows:
+        raise DataError(
+            f"{folder} is not the folder of a run or of an evaluation: it has neither {PREDICTIONS} nor metrics.jsonl. "
+            "Give the folder that training or tools.evaluate wrote."
+        )
+    predictions = Predictions.load(folder / PREDICTIONS) if has_predictions else None
+    notes = []
+    if predictions is None:
+        notes.append(f"The folder has no {PREDICTIONS}: there are curves, but no figures of single images or classes.")
+    run = folder if has_rows else _run_of(predictions)
+    config = None
+    try:
+        config = load_config(folder / "config.yaml")
+    except SwinError as error:
+        notes.append(f"The config cannot be used: {error}")
+    return Opened(folder, run, read_run(run), predictions, _metrics(folder, predictions), config, tuple(notes))
+
+
+def _run_of(predictions: Predictions | None) -> Path | None:
+    """Return the run that wrote the checkpoint which was evaluated, if it is where it was."""
+    run = Path(str(predictions.about.get("checkpoint", ""))).parent.parent if predictions else Path()
+    return run if run != Path() and (run / "metrics.jsonl").exists() else None
+
+
+def _metrics(folder: Path, predictions: Predictions | None) -> dict[str, Any] | None:
+    """Return what the evaluation wrote, which may hold more than is read off its table; a run writes none."""
+    if predictions is None:
+        return None
+    try:
+        found = json.loads((folder / "metrics.json").read_bytes())
+    except FileNotFoundError:
+        return measure(predictions)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'metrics.json'} cannot be read: {error}. Evaluate again.") from None
+    return {key: value for key, value in found.items() if key not in predictions.about}
+
+
+def open_images(opened: Opened) -> Images:
+    """Return a function that gives the pixels of a row of the predictions, as the model saw them.
+
+    Raises:
+        SwinError: The data cannot be opened, any more or at all.
+    """
+    predictions = opened.predictions
+    if opened.config is None or predictions is None:
+        raise DataError("config.yaml, which would say where the images are, is not there or not usable.")
+    runs = [opened.folder, *([opened.run] if opened.run else [])]
+    split = str(predictions.about.get("split", "val"))
+    sets = open_sets(opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split)
+    source, transform = sets.val, build_eval_pixels(opened.config)
+    places: dict[str, int] = {}
+
+    def images(row: int) -> Tensor:
+        name, index = predictions.names[row], row
+        if row >= len(source.labels) or source.name(row) != name:  # of an evaluation of some of the images
+            if not places:
+                places.update((source.name(index), index) for index in range(len(source.labels)))
+            if name not in places:
+                raise DataError(f"{name} is not in the data set any more.")
+            index = places[name]
+        return transform(source.read(index), name)[0]
+
+    return images
+
+
+def name_folders(folders: Sequence[Path]) -> list[str]:
+    """Return names as short as tells folders apart: of a run its tag, with more of its path where two are the same."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, max(map(len, parts))):
+        names = [printable("/".join(part[-count:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {folder}" for number, folder in enumerate(map(str, folders), start=1)]
+
+
+def count_run_parameters(config: Config | None, num_classes: int) -> int | None:
+    """Count the parameters of a run's model, without making any; None where its config is not known."""
+    if config is None:
+        return None
+    import torch
+
+    from swin.create import build_model
+    from swin.models.flops import count_parameters
+
+    with torch.device("meta"):
+        return count_parameters(build_model(config, num_classes))
