@@ -10,7 +10,7 @@ import numpy as np
 
 from data.sources import ArrayImages, Sets, choose_part
 from data.splits import stratified_split
-from swin.errors import ConfigError, DataError
+from swin.errors import DataError
 from swin.images import open_input, to_image
 
 NUM_TEST = 360
@@ -25,16 +25,9 @@ def open_digits(*, classes: Sequence[str] | None = None, split: str = "val") -> 
         split: See `data.build.open_sets`; val and test are the same.
 
     Raises:
-        ConfigError: scikit-learn is not installed.
         DataError: It does not agree.
     """
-    try:
-        from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not wait for
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "DATA.DATASET is digits, whose images come with scikit-learn, which is not installed: "
-            'pip install "swin-trainer[digits]"'
-        ) from error
+    from sklearn.datasets import load_digits  # takes a second to import, which other data sets need not wait for
 
     digits = load_digits()
     own_classes = [str(digit) for digit in range(10)]

@@ -1,5 +1,5 @@
 # Sourced by the other scripts: a virtual environment with this project's packages, made only where none is active.
-# Usage: source scripts/setup.sh [extra,extra]; `digits`, the data of the quickstart, is always installed.
+# Usage: source scripts/setup.sh [extra,extra]; `report`, for the page that the quickstart ends with, is always installed.
 if [ -z "${VIRTUAL_ENV:-}" ]; then
     python=""
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -21,6 +21,6 @@ wanted="$(cat pyproject.toml; echo "${1:-}")"
 stamp="$VIRTUAL_ENV/.swin-installed${1:+-${1//,/-}}"
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "Installing into $VIRTUAL_ENV (a few minutes the first time)"
-    python -m pip install --quiet --disable-pip-version-check -e ".[digits${1:+,$1}]" || exit 2
+    python -m pip install --quiet --disable-pip-version-check -e ".[report${1:+,$1}]" || exit 2
     printf '%s' "$wanted" >"$stamp"
 fi

@@ -61,6 +61,7 @@ TRAIN: {EPOCHS: 2, WARMUP_EPOCHS: 0, BASE_LR: 0.002, MIN_LR: 0.0, LR_REFERENCE_B
 AMP_ENABLE: False
 DEVICE: cpu
 PRINT_FREQ: 1
+REPORT: False
 """
 
 
@@ -136,7 +137,7 @@ def runner(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> 
 def digits_run(tmp_path_factory) -> Path:
     """The folder of a run that trained on the digits for two epochs, above chance."""
     output = tmp_path_factory.mktemp("digits")
-    opts = ("TRAIN.EPOCHS", "2", "TRAIN.WARMUP_EPOCHS", "0", "EVAL_FREQ", "2", "DEVICE", "cpu")
+    opts = ("TRAIN.EPOCHS", "2", "TRAIN.WARMUP_EPOCHS", "0", "EVAL_FREQ", "2", "DEVICE", "cpu", "REPORT", "False")
     assert main.main(["--cfg", "swin_digits", "--output", str(output), "--tag", "short", "--opts", *opts]) == 0
     return output / "swin_digits" / "short"
 

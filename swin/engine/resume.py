@@ -39,7 +39,9 @@ def find_latest(folder: Path, warn: Callable[[str], None]) -> Path | None:
 def find_checkpoint(job: Job) -> tuple[Path, str] | None:
     """Choose the checkpoint to continue from, in the main process, and say why it is this one; None to begin anew."""
     if job.cfg.MODEL.RESUME:
-        return Path(job.cfg.MODEL.RESUME), "because --resume names it"
+        named = Path(job.cfg.MODEL.RESUME)
+        last = named / "checkpoints" / LAST
+        return last if last.is_file() else named, "because --resume names it"
     folder, warn = job.folder.path / "checkpoints", job.logger.warning
     newest = from_main(lambda: None if job.is_fresh else find_latest(folder, warn))
     return None if newest is None else (newest, "the newest of this run (TRAIN.AUTO_RESUME); a new --tag starts anew")

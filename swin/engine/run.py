@@ -23,6 +23,7 @@ from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
 from swin.evaluation.predictions import Predictions
+from swin.images import open_input
 from swin.records import encode, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
@@ -164,6 +165,7 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
         job.logger.info(done)
         if is_main:
             job.write_report(folder.path)
+            show_confusions(job, trainer)
             folder.write_status("done", exit_code=0, message=done)
     except BaseException as error:
         record_end(job, error)
@@ -171,6 +173,14 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
     finally:
         if is_main:
             folder.release()
+
+
+def show_confusions(job: Job, trainer: Trainer) -> None:
+    """Have the trackers show the confusion matrix of the report, where there is one."""
+    picture = job.folder.path / "report" / "confusion-light.png"
+    if job.cfg.REPORT and picture.is_file():
+        image_HWC = open_input(picture).permute(1, 2, 0).numpy()
+        job.logger.image("eval/confusion", image_HWC, trainer.progress.samples)
 
 
 def record_end(job: Job, error: BaseException) -> None:
@@ -196,8 +206,9 @@ def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any
     if trainer.data.split:
         folder.write_json("split", trainer.data.split)
     folder.remove_leftovers()
-    counts = dict(zip(trainer.data.classes, trainer.data.class_counts, strict=True))
-    folder.write_json("data", {"train": counts})
+    counts = {"train": trainer.data.class_counts, "val": trainer.data.val_counts}
+    named = {part: dict(zip(trainer.data.classes, each, strict=True)) for part, each in counts.items() if each}
+    folder.write_json("data", named)
     begin_tracking(job, trainer)
     trainer.write_status()
     return folder.status

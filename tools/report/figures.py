@@ -21,7 +21,7 @@ _TICKS = (0, 0.01, 0.1, 0.25, 0.5, 1)  # of the colours of a matrix
 # Title, then (kind of row, key, label, factor) of each line.
 _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, float], ...]], ...] = (
     ("loss", (("train", "loss", "training", 1), ("eval", "loss", "evaluation", 1))),
-    ("accuracy, %", (("eval", "acc1", "top-1", 1), ("eval", "acc5", "top-k", 1))),
+    ("accuracy, %", (("eval", "acc1", "top-1", 1), ("eval", "acc5", "top-{k}", 1))),
     ("learning rate", (("train", "lr", "", 1),)),
     ("gradient norm", (("train", "grad_norm", "", 1),)),
     ("images a second", (("train", "images_per_sec", "", 1),)),
@@ -41,6 +41,7 @@ def curves(runs: Mapping[str, Sequence[Row]]) -> Draw:
                 for line, (kind, key, label, factor) in enumerate(series):
                     colour = theme.colours[(number if len(runs) > 1 else line) % len(theme.colours)]
                     style = "--" if line and len(runs) > 1 else "-"
+                    label = label.format(k=rows[-1].get("k", 5) if rows else 5)
                     shown = " ".join(filter(None, (run if len(runs) > 1 else "", label)))
                     xs, ys = _points(rows, kind, key, factor, scale or 1)
                     marker = "." if len(xs) < 40 else ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from swin.errors import SwinError
 from tools.report.page import write_report
-from tools.report.sources import open_folder, open_images
+from tools.report.sources import open_cam, open_folder, open_images
 
 
 def report_folder(folder: Path, page: Path | None = None) -> Path:
@@ -20,12 +20,17 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
     """
     page = page or folder / "report.html"
     opened = open_folder(folder)
-    notes, images = list(opened.notes), None
+    notes, images, cam = list(opened.notes), None, None
     if opened.predictions is not None:
         try:
             images = open_images(opened)
         except SwinError as error:
             notes.append(f"There are no pictures of single images: {error}")
+    if images is not None:
+        try:
+            cam = open_cam(opened)
+        except SwinError as error:
+            notes.append(f"What the model looked at cannot be drawn: {error}")
     return write_report(
         opened.predictions,
         opened.metrics,
@@ -33,5 +38,6 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
         page=page,
         run=opened.run,
         images=images,
+        cam=cam,
         notes=notes,
     )

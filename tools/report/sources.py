@@ -1,7 +1,7 @@
 """What the folder of a run, or of an evaluation, offers a report: read where it is there, else a sentence why not."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,20 @@ from data.build import open_sets
 from data.transforms import build_eval_pixels
 from swin.config import Config, load_config
 from swin.config.tree import FLAT_DEFAULTS, flatten
+from swin.create import build_model
+from swin.distributed import select_device
 from swin.errors import DataError, SwinError, printable
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
+from swin.inference import Predictor
+from swin.preprocess import make_eval_transform
+from swin.weights import load_weights
+from tools.cam import make_cam
+from tools.report.thumbnails import Cam, Images
 
 PREDICTIONS = "predictions.npz"
 
 Row = dict[str, Any]
-Images = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,26 @@ def open_images(opened: Opened) -> Images:
     return images
 
 
+def open_cam(opened: Opened) -> Cam:
+    """Return a function that draws over pixels, as `open_images` gives them, what counted for labels.
+
+    Raises:
+        SwinError: The checkpoint is not there any more, or a package is not installed.
+    """
+    config, predictions = opened.config, opened.predictions
+    assert config is not None
+    assert predictions is not None
+    device = select_device(config.DEVICE)
+    model = build_model(config, len(predictions.classes))
+    model.classes = list(predictions.classes)
+    load_weights(model, predictions.about.get("checkpoint", ""), min_matched=1.0)
+    # The pixels are of the model's size already.
+    how = {"interpolation": config.DATA.INTERPOLATION, "mean": config.DATA.MEAN, "std": config.DATA.STD}
+    transform = make_eval_transform(img_size=config.DATA.IMG_SIZE, crop=False, **how)
+    channels = config.MODEL.SWIN.IN_CHANS
+    return make_cam(Predictor(model.to(device).eval(), transform, channels, predictions.classes, device))
+
+
 def name_folders(folders: Sequence[Path]) -> list[str]:
     """Return names as short as tells folders apart: of a run its tag, with more of its path where two are the same."""
     parts = [folder.resolve().parts for folder in folders]
@@ -208,7 +234,6 @@ def count_run_parameters(config: Config | None, num_classes: int) -> int | None:
         return None
     import torch
 
-    from swin.create import build_model
     from swin.models.flops import count_parameters
 
     with torch.device("meta"):
