@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up, trains a small Swin Transformer on real images of handwritten digits, evaluates it and predicts one image.
+# Sets up, trains a small Swin Transformer on real images of handwritten digits, evaluates it, predicts one image and
+# shows what it learned.
 # Usage: bash scripts/quickstart.sh [arguments for main.py]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +20,8 @@ python -m tools.predict --checkpoint "$run/checkpoints/best.pth" --input "$run/s
 
 cat <<EOT
 
-All of it is in $run. What to run next:
+All of it is in $run. What it learned, to open in a browser: $run/report.html
+What to run next:
   source .venv/bin/activate
   tensorboard --logdir output                                              # the curves
   python main.py --cfg configs/swin_flowers.yaml --data-path FOLDER        # your own images: FOLDER/{train,val}/CLASS/*.jpg

@@ -1,20 +1,16 @@
 """What pyproject.toml says about packages and versions agrees with the files."""
 
 import re
-import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from timm.data.auto_augment import rand_augment_transform
 
 from data import operations
-from data.digits import open_digits
-from swin.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -31,7 +27,7 @@ def test_every_package_is_installed():
 def test_the_oldest_versions_are_the_lower_bounds():
     extras = PROJECT["optional-dependencies"]
     bounds = {}
-    for text in [*PROJECT["dependencies"], *extras["report"], *extras["test"]]:
+    for text in [*PROJECT["dependencies"], *extras["report"], *extras["trackers"], *extras["test"]]:
         requirement = Requirement(text)
         lowest = [Version(item.version) for item in requirement.specifier if item.operator == ">="]
         assert len(lowest) == 1 or requirement.name == PROJECT["name"], text
@@ -59,13 +55,3 @@ def test_timms_policies_still_use_the_operations_that_are_replaced():
     policy = rand_augment_transform("rand-m9-mstd0.5-inc1", {"translate_pct": 0.45, "img_mean": (128, 128, 128)})
     operations.adapt_policy(policy)
     assert {operation.aug_fn for operation in policy.ops} >= set(operations._REPLACEMENTS.values())
-
-
-def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    message = (
-        "DATA.DATASET is digits, whose images come with scikit-learn, which is not installed: "
-        'pip install "swin-trainer[digits]"'
-    )
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        open_digits()

@@ -41,7 +41,7 @@ def curves(runs: Mapping[str, Sequence[Row]]) -> Draw:
                 for line, (kind, key, label, factor) in enumerate(series):
                     colour = theme.colours[(number if len(runs) > 1 else line) % len(theme.colours)]
                     style = "--" if line and len(runs) > 1 else "-"
-                    label = label.format(k=rows[-1].get("k", 5) if rows else 5)
+                    label = label.format(k=next((row["k"] for row in reversed(rows) if "k" in row), 5))
                     shown = " ".join(filter(None, (run if len(runs) > 1 else "", label)))
                     xs, ys = _points(rows, kind, key, factor, scale or 1)
                     marker = "." if len(xs) < 40 else ""
