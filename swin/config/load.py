@@ -9,7 +9,7 @@ from typing import Any
 from swin.config.keys import KEYS
 from swin.config.messages import MAX_LINES, did_you_mean, readable_lines, show_value
 from swin.config.sources import Entry, Problems, find_recipe, read_file, read_opts
-from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, flatten, nest
+from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, Layer, flatten, nest
 from swin.config.validate import validate
 from swin.errors import ConfigError
 
@@ -65,25 +65,26 @@ def _further(opts: Sequence[Any], overrides: Mapping[str, Any] | None, problems:
 def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence[str] = ()) -> Config:
     """Apply the entries in order to the defaults and check the result."""
     values = copy.deepcopy(FLAT_DEFAULTS)
-    sources: dict[str, str] = {}
+    layers: dict[str, Layer] = {}
     refused: set[str] = set()
     for name, value, where in entries:
         if name not in KEYS:
             # Looking for names that are near takes a while, and readable_lines shows only so many.
             problems.add(f"{where}: {explain_unknown(name) if len(problems.lines) < MAX_LINES else name}")
             continue
-        sources[name], key = where, KEYS[name]
+        layers[name], key = Layer(where, values[name]), KEYS[name]
         try:
             values[name] = key.convert(value)
         except (TypeError, OverflowError) as error:
             hint = _hint(value, key.kind) if isinstance(error, TypeError) else " of at most 64 bits"
             problems.add(f"{where}: {name} is {show_value(value)}: expected {key.describe_types()}{hint}")
             refused.add(name)
+    sources = {name: layer.where for name, layer in layers.items()}
     errors, found = validate(values, sources, skip=refused)
     lines = problems.lines if problems.is_file_missing else [*problems.lines, *errors]
     if lines:
         raise ConfigError("\n".join(readable_lines(lines)))
-    cfg = Config(nest(values), sources, (*warnings, *found))
+    cfg = Config(nest(values), layers, (*warnings, *found))
     cfg.freeze()
     return cfg
 

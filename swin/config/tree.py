@@ -1,7 +1,7 @@
 """The frozen `Config`, its flat form (values by dotted key) and its YAML form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
@@ -34,15 +34,22 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+class Layer(NamedTuple):
+    """Where a value was given, as `configs/a.yaml:7` or `--opts`, and the value that it replaced."""
+
+    where: str
+    before: Any
+
+
 class Config(CfgNode):
     """The resolved configuration: a yacs tree that also knows which keys were given, and what to warn about."""
 
-    def __init__(self, tree: Mapping[str, Any], sources: Mapping[str, str], warnings: Sequence[str]) -> None:
+    def __init__(self, tree: Mapping[str, Any], layers: Mapping[str, Layer], warnings: Sequence[str]) -> None:
         super().__init__()
         for name, value in tree.items():
             self[name] = CfgNode(value) if isinstance(value, dict) else value
         # In __dict__, as yacs keeps its own state: attributes of a CfgNode are keys of the tree.
-        self.__dict__["_sources"] = dict(sources)
+        self.__dict__["_layers"] = dict(layers)
         self.__dict__["_warnings"] = tuple(warnings)
 
     @property
@@ -55,7 +62,12 @@ class Config(CfgNode):
         """Whether `key`, as in "MODEL.NUM_CLASSES", was given by a file, option or flag rather than by its default."""
         if key not in KEYS:
             raise KeyError(key)
-        return key in self.__dict__["_sources"]
+        return key in self.__dict__["_layers"]
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Of each key that was given, where it was given last, and its value before that."""
+        return dict(self.__dict__["_layers"])
 
 
 def config_to_dict(cfg: Config) -> dict[str, Any]:

@@ -209,6 +209,7 @@ def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any
     counts = {"train": trainer.data.class_counts, "val": trainer.data.val_counts}
     named = {part: dict(zip(trainer.data.classes, each, strict=True)) for part, each in counts.items() if each}
     folder.write_json("data", named)
+    folder.write_json("layers", {key: layer._asdict() for key, layer in job.cfg.layers.items()})
     begin_tracking(job, trainer)
     trainer.write_status()
     return folder.status

@@ -31,7 +31,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(runner)
 def test_evaluation_counts_do_not_depend_on_processes_or_batch_size(runner):
     assert runner("run") == 0
     best = str(runner.run_dir("run") / "checkpoints" / "best.pth")
-    counts = []
+    counts, figures = [], []
     for processes, batch in [(0, "1"), (0, "7"), (0, "64"), (2, "7"), (3, "64")]:
         arguments = ["--eval", "--resume", best, "--batch-size", batch]
         if processes:
@@ -40,8 +40,17 @@ def test_evaluation_counts_do_not_depend_on_processes_or_batch_size(runner):
             assert runner("run", *arguments) == 0
         result = json.loads((runner.run_dir("run") / "eval.json").read_text())
         counts.append((result["correct1"], result["correct5"], result["seen"], round(result["loss"], 4)))
+        figures.append(json.loads((runner.run_dir("run") / "eval" / "metrics.json").read_text()))
     assert counts[0][2] == 101
     assert len(set(counts)) == 1, counts
+    for other in figures[1:]:
+        assert other.keys() == figures[0].keys()
+        for key in ("confusion", "confused", "per_class", "intervals", "macro_f1", "balanced_accuracy"):
+            assert other[key] == figures[0][key], key
+        # Logits depend on the size of a batch in the last bits.
+        assert [other[key] for key in ("ece", "mce", "temperature_ece")] == pytest.approx(
+            [figures[0][key] for key in ("ece", "mce", "temperature_ece")], abs=1e-5
+        )
 
 
 def test_a_tail_smaller_than_the_number_of_processes_works(runner, shapes, tmp_path):

@@ -35,7 +35,16 @@ EXAMPLES = {"swin_nano", "configs/swin_nano.yaml", "data/npz.py", "tools.count_i
 EXAMPLES |= {"MODEL.RELATIVE_BIAS"}
 # Files of runs and of users; those of this project are to be found in it.
 FILES_OF_RUNS = {"config.yaml", "environment.json", "classes.json", "status.json", "eval.json", "split.json", "log.txt"}
-FILES_OF_RUNS |= {"throughput.json", "data.json", "trackers.json"}
+FILES_OF_RUNS |= {
+    "throughput.json",
+    "data.json",
+    "trackers.json",
+    "layers.json",
+    "metrics.json",
+    "report.json",
+    "sizes.json",
+}
+FILES_OF_RUNS |= {"real.json", "test_map.txt"}
 FOLDERS = ("swin", "data", "tools", "scripts", "tests", "configs", "docs", ".ci")
 
 

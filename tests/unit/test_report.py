@@ -212,15 +212,27 @@ def test_the_command_writes_the_page_of_a_run_with_all_its_files(tmp_path, runs,
     numbers = json.loads((run / "report/report.json").read_text())
     assert numbers["class_counts"] == {"train": counts}
     changed = {change["key"]: change for group in numbers["config_changes"].values() for change in group}
-    assert changed["TRAIN.EPOCHS"] == {"key": "TRAIN.EPOCHS", "value": 7, "default": 300}
+    assert changed["TRAIN.EPOCHS"] == {"key": "TRAIN.EPOCHS", "value": 7, "before": 300}
     assert "MODEL.SWIN.MLP_RATIO" not in changed
     assert (run / "report/curves-light.png").exists()
 
 
 def test_config_changes_of_the_defaults_are_none():
-    assert config_changes(dump_config(load_config())) == []
+    assert config_changes(dump_config(load_config()), {}) == {}
     with pytest.raises(DataError, match="no keys"):
-        config_changes("- a")
+        config_changes("- a", {})
+
+
+def test_config_changes_are_grouped_by_what_each_file_and_option_replaced(tmp_path):
+    (tmp_path / "base.yaml").write_text("TRAIN: {EPOCHS: 30, BASE_LR: 0.001}\n")
+    (tmp_path / "mine.yaml").write_text("BASE: base.yaml\nTRAIN: {EPOCHS: 40}\n")
+    config = load_config(tmp_path / "mine.yaml", ["TRAIN.BASE_LR", "0.002", "SEED", "0"])
+    layers = {key: layer._asdict() for key, layer in config.layers.items()}
+    groups = config_changes(dump_config(config), layers)
+    assert groups == {
+        str(tmp_path / "mine.yaml"): [{"key": "TRAIN.EPOCHS", "value": 40, "before": 30}],
+        "--opts": [{"key": "TRAIN.BASE_LR", "value": 0.002, "before": 0.001}],  # the seed is what it would be
+    }
 
 
 def test_a_report_without_its_packages_says_what_to_install(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +135,12 @@ def _galleries(predictions: Predictions | None, images: Images | None, cam: Cam 
 
 
 def _config(files: RunFiles) -> dict[str, Any]:
-    """Group the keys that are not at their defaults: DATA, MODEL, ..., and the rest under an empty name."""
-    if not files.config:
-        return {"config_changes": {}}
+    """Group the keys that were given by the files and options that gave them."""
     try:
-        changes = config_changes(files.config)
+        return {"config_changes": config_changes(files.config, files.layers) if files.config else {}}
     except DataError as error:
         files.why_not["config.yaml"] = str(error)
         return {"config_changes": {}}
-    grouped = groupby(changes, lambda change: change["key"].partition(".")[0] if "." in change["key"] else "")
-    return {"config_changes": {group: list(members) for group, members in grouped}}
 
 
 def _draw(

@@ -1,7 +1,8 @@
 """What the folder of a run, or of an evaluation, offers a report: read where it is there, else a sentence why not."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class RunFiles:
     config: str = ""  # the text of config.yaml
     environment: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # images of each class, by split
+    layers: dict[str, Any] = field(default_factory=dict)  # by key, where its value was given and what it replaced
     batch: bytes = b""  # a picture of augmented images
     why_not: dict[str, str] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ def read_run(folder: Path | None) -> RunFiles:
         config=read("config.yaml", "the config").decode(errors="backslashreplace"),
         environment=read_json("environment.json", "what it ran on"),
         counts=read_json("data.json", "the number of training images of each class"),
+        layers=read_json("layers.json", "where the values of the config were given"),
         batch=read("batch.png", "what augmented images looked like"),
         why_not=why_not,
     )
@@ -93,11 +96,16 @@ def _parse_rows(content: bytes) -> list[Row]:
     return rows
 
 
-def config_changes(text: str) -> list[dict[str, Any]]:
-    """List the keys of a resolved config.yaml that are not at their defaults: key, value, default; in their order.
+def config_changes(text: str, layers: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Group the keys of a resolved config.yaml that are not at their defaults by the file or option that gave them.
+
+    Args:
+        text: The YAML.
+        layers: Of each key `where` it was given and the value `before`, in the order in which files inherit and options
+            come on top; where that is not known, all are in one group and compared with their defaults.
 
     Raises:
-        DataError: it is no YAML of a mapping.
+        DataError: It is no YAML of a mapping.
     """
     try:
         tree = yaml.safe_load(text)
@@ -105,12 +113,16 @@ def config_changes(text: str) -> list[dict[str, Any]]:
         raise DataError(f"config.yaml is damaged: {error}") from None
     if not isinstance(tree, dict):
         raise DataError("config.yaml holds no keys.")
+    values = flatten(tree)
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in FLAT_DEFAULTS.items()}
-    return [
-        {"key": key, "value": value, "default": plain.get(key)}
-        for key, value in flatten(tree).items()
-        if value != plain.get(key)
-    ]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for key in [*layers, *(values.keys() - layers.keys() if not layers else ())]:
+        layer = layers.get(key) or {}
+        before = layer.get("before", plain.get(key))
+        if key in values and values[key] != before:
+            file = re.sub(r":\d+$", "", str(layer.get("where", "")))
+            groups.setdefault(file, []).append({"key": key, "value": values[key], "before": before})
+    return groups
 
 
 @dataclass(frozen=True)
