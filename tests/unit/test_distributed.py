@@ -157,3 +157,21 @@ def test_the_main_process_decides_for_all_and_fails_for_all():
         shutdown()
     """
     assert run_processes(2, body) == ["0 [0, 1] refused by 0 True"] * 2
+
+
+def test_the_main_process_collects_rows_of_all_in_parts():
+    body = """
+        import swin.distributed
+        swin.distributed._GATHERED_BYTES = 40  # two rows of five float32 at once
+        counts = [5, 0, 3]
+        rows = torch.arange(counts[d.rank] * 5).view(-1, 5).float() + 100 * d.rank
+        found = gather_rows(rows), gather_rows(torch.full((d.rank,), d.rank)), gather_rows(rows.half())
+        shutdown()
+        if d.rank:
+            print(found)
+        else:
+            ends = [part[-1, -1].item() if len(part) else None for part in found[0]]
+            print([len(part) for part in found[0]], ends, found[1], found[2][2].dtype)
+    """
+    first = "[5, 0, 3] [24.0, None, 214.0] [tensor([], dtype=torch.int64), tensor([1]), tensor([2, 2])] torch.float16"
+    assert run_processes(3, body) == [first, "(None, None, None)", "(None, None, None)"]
