@@ -4,10 +4,10 @@ Legend: N images, K classes.
 """
 
 import csv
-import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from swin.errors import CheckpointError, DataError
 from swin.files import open_regular
-from swin.records import temporary_path, write_atomically, writing
+from swin.records import temporary_path, writing
 
 # Logits are kept in float32 up to the first number of values (64 MiB), in float16 up to the second (2 GiB), and not at
 # all above: the other columns, which most figures are read off, are computed in float32 and kept always.
@@ -247,21 +247,22 @@ class Predictions:
             Whether the classes have their columns: very large tables go without.
         """
         has_classes = self.logits is not None and self.logits.size <= _CSV_VALUES
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["file", "label", "class", "pred", "pred_class", "score", *self.classes[: None if has_classes else 0]]
-        )
-        for start in range(0, len(self), 1024):
-            rows = slice(start, start + 1024)
-            probabilities = self.probabilities(rows).tolist() if has_classes else [[]] * len(self.labels[rows])
-            columns = (self.labels[rows].tolist(), self.preds[rows].tolist(), self.scores[rows].tolist(), probabilities)
-            for name, (label, pred, score, others) in zip(
-                self.names[start : start + 1024], zip(*columns, strict=True), strict=True
-            ):
-                scores = [f"{value:.9g}" for value in (score, *others)]
-                writer.writerow([name, label, self.classes[label], pred, self.classes[pred], *scores])
-        write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+        head = ["file", "label", "class", "pred", "pred_class", "score"]
+        form = ",%.9g" * (1 + (len(self.classes) if has_classes else 0)) + "\n"  # twice as fast as cell by cell
+        with (
+            writing(path),
+            _replacing(path) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
+            csv.writer(file, lineterminator="\n").writerow([*head, *self.classes[: None if has_classes else 0]])
+            writer = csv.writer(file, lineterminator="")
+            for start in range(0, len(self), 1024):
+                rows = slice(start, start + 1024)
+                probabilities = self.probabilities(rows).tolist() if has_classes else [[]] * len(self.labels[rows])
+                columns = (self.labels[rows].tolist(), self.preds[rows].tolist(), self.scores[rows].tolist())
+                for name, label, pred, score, others in zip(self.names[rows], *columns, probabilities, strict=True):
+                    writer.writerow([name, label, self.classes[label], pred, self.classes[pred]])
+                    file.write(form % (score, *others))
         return has_classes
 
     def check_finite(self) -> None:
@@ -272,13 +273,18 @@ class Predictions:
 
 def _write_arrays(path: Path, content: dict[str, np.ndarray]) -> None:
     """Do what np.savez does, atomically; that one cannot name an array "file"."""
+    with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file, which takes the place of another one at the end if nothing fails."""
     temporary = temporary_path(path)
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, array in content.items():
-                buffer = archive.open(f"{name}.npy", "w", force_zip64=True)
-                np.lib.format.write_array(buffer, array, allow_pickle=False)
-                buffer.close()
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -164,6 +164,24 @@ def test_the_command_prints_and_writes_its_figures(what, small, tmp_path, capsys
     assert all(f"{key} " in text for key in RATIOS[what])
 
 
+def test_the_steps_of_an_evaluation_are_timed_and_what_they_leave_is_measured(tmp_path, capsys):
+    file = tmp_path / "result.json"
+    command = ["evaluation", "--images", "300", "--classes", "10", "--rounds", "1", "--json", str(file)]
+    assert main(command) == 0
+    result = json.loads(file.read_text())["results"]["300 x 10"]
+    steps = ["evaluate", "measure", "save", "write_csv", "write_report"]
+    assert set(result["figures"]) == {*steps, "random_numbers"}
+    assert all(figures["median"] > 0 for figures in result["figures"].values())
+    assert (result["unit"], result["n"], result["logits"]) == ("ms", 1, "float32")
+    peaks = result["peak_bytes"]
+    assert list(peaks) == ["before", *steps]
+    assert sorted(peaks.values()) == list(peaks.values())
+    assert set(result["file_bytes"]) == {"predictions.npz", "predictions.csv", "report.html"}
+    assert "write_report: " in capsys.readouterr().out
+    assert main(["evaluation", "--images", "300"]) == 2
+    assert "--images and --classes take as many numbers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--against", "keras"], "expected some of: timm, torchvision"), (["--dtype", "int8"], "fp32, bf16, fp16")],

@@ -4,6 +4,7 @@
     python -m tools.benchmark train --against timm,torchvision     forward and backward
     python -m tools.benchmark loop                                 the training loop and its loader against a bare step
     python -m tools.benchmark data --data-path FOLDER              decoding and augmentation
+    python -m tools.benchmark evaluation                           what an evaluation costs beside its forward passes
 
 What is compared takes turns, after a warm-up.
 """
@@ -21,6 +22,7 @@ from swin.cpu import keep_freed_memory
 from swin.engine.precision import choose_precision
 from swin.errors import ConfigError, SwinError
 from tools.benchmark.data import run_data
+from tools.benchmark.evaluation import run_evaluation
 from tools.benchmark.loop import run_loop
 from tools.benchmark.models import BASELINES, run_model, run_scaling
 from tools.benchmark.timing import Result, describe, machine
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="tools.benchmark", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("model", "train", "loop", "data"))
+    parser.add_argument("what", choices=("model", "train", "loop", "data", "evaluation"))
     parser.add_argument("--against", default="", help=f"libraries to compare with: {','.join(BASELINES)}")
     parser.add_argument("--variant", default="swin_tiny")
     parser.add_argument("--img-size", type=int, help="pixels; the variant's own if not given, 224 for data")
@@ -63,18 +65,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     modes = ("off", "default", "max-autotune")
     parser.add_argument("--compile", default="off", choices=modes, help="all but the linear bound")
     parser.add_argument("--same-allocator", action="store_true", help="CPU: the baselines also keep freed memory")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, help="default: 15, evaluation: 3")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before those that count")
     parser.add_argument("--scaling", action="store_true", help="model: time against pixels, 224 to 896")
     parser.add_argument("--data-path", type=Path, help="data: a folder of images")
+    sizes: dict[str, Any] = {"type": int, "nargs": "+", "default": [], "metavar": "N"}
+    parser.add_argument("--images", help="evaluation: images of each table", **sizes)
+    parser.add_argument("--classes", help="evaluation: classes of each table", **sizes)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.rounds = args.rounds or (3 if args.what == "evaluation" else 15)
+    return args
 
 
 def measure(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, Result]]:
     """Run the benchmark that the command line names; yields each setting with its result."""
     if args.what == "data":
         yield from run_data(args).items()
+        return
+    if args.what == "evaluation":
+        yield from run_evaluation(args)
         return
     run = {"loop": run_loop, "model": run_scaling if args.scaling else run_model, "train": run_model}[args.what]
     for dtype in args.dtype.split(","):

@@ -42,7 +42,7 @@ def describe(name: str, result: Result) -> str:
     lines = [f"{name}: {result['unit']}, median (lowest to highest) of {result['n']} rounds"]
     lines += [f"  {key}: {SUMMARY.format(**value)}" for key, value in result["figures"].items()]
     for group, values in result.items():
-        if group != "figures" and isinstance(values, dict):
+        if group != "figures" and isinstance(values, dict) and values:
             form = (lambda size: f"{size / 2**20:.1f} MiB") if "bytes" in group else "{:.3f}".format
             lines.append(f"  {group}: " + ", ".join(f"{key} {form(value)}" for key, value in values.items()))
     return "\n".join(lines)
