@@ -13,7 +13,7 @@ from swin.distributed import Distributed, from_main, gather, gather_rows
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
 from swin.errors import ConfigError, DataError, RunStoppedError
-from swin.evaluation.predictions import Columns, EvalResult, Predictions, read_columns, storage_dtype
+from swin.evaluation.predictions import EvalResult, Predictions, read_columns, storage_dtype
 from swin.logger import Logger
 
 PREDICTIONS = "predictions.npz"
@@ -52,7 +52,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     own = len(range(dist.rank, batches.num_samples, dist.world_size))
-    seen, columns = 0, list[Columns]()
+    seen, columns = 0, list[Tensor | None]()
     for batch in batches:
         if stop and stop.requested:
             break
@@ -60,7 +60,11 @@ def evaluate(
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images)
-        columns.append(read_columns(logits, labels, storage_dtype(batches.num_samples, logits.shape[1])))
+        rows = read_columns(logits, labels, storage_dtype(batches.num_samples, logits.shape[1]))
+        columns = columns or [_make_room(part, own) for part in rows]
+        for column, part in zip(columns, rows, strict=True):
+            if column is not None and part is not None:
+                column[seen : seen + len(labels)] = part
         seen += len(labels)
         if show:
             show(seen, own, "evaluating")
@@ -72,11 +76,15 @@ def evaluate(
     return from_main(lambda: predictions.count() if predictions else None), predictions  # type: ignore[return-value]
 
 
-def _gather_table(columns: list[Columns], data: Data, dist: Distributed) -> Predictions | None:
+def _make_room(part: Tensor | None, count: int) -> Tensor | None:
+    """Make an empty column for so many rows like those of a part; appending would take twice the memory."""
+    return None if part is None else part.new_empty(count, *part.shape[1:])
+
+
+def _gather_table(own: list[Tensor | None], data: Data, dist: Distributed) -> Predictions | None:
     """Collect the rows of all processes in the main one, in the order of the data set."""
     batches = data.val
     assert batches is not None
-    own = [None if parts[0] is None else torch.cat(parts) for parts in zip(*columns, strict=True)]
     # A process without images has seen no logits, and has to know what the others will send.
     layouts = gather([part if part is None else (part.shape[1:], part.dtype) for part in own])
     layout = next(filter(None, layouts))

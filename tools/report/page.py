@@ -17,6 +17,7 @@ from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, nee
 from tools.report.thumbnails import Cam, Images, choose_mistakes, choose_unsure, make_gallery
 
 _TEMPLATES = Path(__file__).parent
+_MAX_INDENTED = 20  # classes: a matrix of 1,000 would have a million lines
 
 
 def write_report(
@@ -84,7 +85,8 @@ def write_report(
 
 def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:
     """Write report.json: the numbers of a page, without its pictures."""
-    content = json.dumps(numbers, indent=1, ensure_ascii=False, default=_without_pictures)
+    indent = 1 if len((numbers.get("metrics") or {}).get("per_class", ())) <= _MAX_INDENTED else None
+    content = json.dumps(numbers, indent=indent, ensure_ascii=False, default=_without_pictures)
     write_atomically(folder / "report.json", encode(content + "\n"))
 
 
