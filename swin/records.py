@@ -41,6 +41,12 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it is in, if absent; raise a ConfigError where that fails."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a small file so that a reader, or a crash of this program, finds the old or the new one but no part.
 

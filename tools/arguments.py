@@ -1,10 +1,13 @@
 """The options that tools share."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from swin.config import Config, load_config
+from swin.errors import ConfigError
 
 
 def data_parser(tool: str, description: str | None, example: str) -> argparse.ArgumentParser:
@@ -24,6 +27,18 @@ def model_parser(tool: str, description: str | None, example: str) -> argparse.A
     parser.add_argument("--batch-size", type=positive, default=16, help="images per forward pass (default: 16)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     return parser
+
+
+def drop_output() -> int:
+    """Have the rest of the output go nowhere, since its reader, `head` say, has seen enough; returns exit status 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def check_page(page: Path) -> None:
+    """Raise a ConfigError for the name of a page of HTML that does not say so; what it shows goes beside it."""
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--output {page} does not end with .html, as the page's name has to.")
 
 
 def positive(text: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swin.errors import SwinError
+from tools.arguments import check_page, drop_output
 from tools.report.comparison import compare_runs, write_comparison
 from tools.report.sources import open_folder
 
@@ -96,14 +97,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(options.runs) < 2:
         parser.error("give at least two runs")
     try:
+        if options.output:
+            check_page(options.output)
         opened = [open_folder(run) for run in options.runs]
-        _PRINTERS[options.format](compare_runs(opened))
         if options.output:
             write_comparison(opened, options.output, options.output.with_suffix(""))
             print(f"{options.output}: the page", file=sys.stderr)
+        _PRINTERS[options.format](compare_runs(opened))
+        sys.stdout.flush()
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        return drop_output()
     return 0
 
 

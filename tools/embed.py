@@ -29,6 +29,7 @@ from tools.pictures import plain, require, save_picture
 
 _LEGEND_CLASSES = 20
 _MARKERS = "os^D"
+_MAX_DRAWN = 20  # neighbours in the picture
 
 
 @dataclass(frozen=True)
@@ -211,20 +212,22 @@ def find_neighbours(features: Features, query_F: np.ndarray, file: Path, count: 
 def show_neighbours(
     file: Path, source: Source, features: Features, predictor: Predictor, count: int, output: Path
 ) -> None:
-    """Print the images most like a file, and draw them in a row after it."""
+    """Print the images most like a file, and draw the first of them in a row after it."""
     from matplotlib.figure import Figure
 
     image = predictor.read(file)
     found = find_neighbours(features, compute_features(predictor, [image])[0], file, count)
-    figure = Figure(figsize=(1.8 * (len(found) + 1), 2.2), layout="constrained", dpi=120)
-    axes = np.atleast_1d(figure.subplots(1, len(found) + 1))
+    drawn = min(len(found), _MAX_DRAWN)
+    figure = Figure(figsize=(1.8 * (drawn + 1), 2.2), layout="constrained", dpi=120)
+    axes = np.atleast_1d(figure.subplots(1, drawn + 1))
     axes[0].imshow(to_rgb(image))
     axes[0].set_title(f"{plain(file.name, 20)}\n", fontsize=8)
     facts = []
-    for rank, (axis, (row, similarity)) in enumerate(zip(axes[1:], found, strict=True), start=1):
+    for rank, (row, similarity) in enumerate(found, start=1):
         name, class_name = features.files[row], features.class_of(row)
-        axis.imshow(to_rgb(read_image(source, features.indices[row], predictor)))
-        axis.set_title(f"{plain(class_name or Path(name).name, 20)}\n{similarity:.3f}", fontsize=8)
+        if rank <= drawn:
+            axes[rank].imshow(to_rgb(read_image(source, features.indices[row], predictor)))
+            axes[rank].set_title(f"{plain(class_name or Path(name).name, 20)}\n{similarity:.3f}", fontsize=8)
         facts.append({"rank": rank, "file": name, "class": class_name, "similarity": similarity})
         print(f"{rank}  {similarity:.4f}  {class_name or ''}  {name}")
     for axis in axes:

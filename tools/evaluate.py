@@ -20,10 +20,11 @@ import torch
 
 from data import build_data
 from data.label_sets import read_label_sets
+from swin.batches import Data
 from swin.config import Config, config_from_dict
 from swin.config.messages import program_name
 from swin.create import build_model, eval_transform_args
-from swin.distributed import setup_distributed, shutdown
+from swin.distributed import from_main, setup_distributed, shutdown
 from swin.engine.build import Job, build_precision
 from swin.engine.evaluate import describe_data
 from swin.engine.run import evaluate_into, explain
@@ -34,7 +35,7 @@ from swin.evaluation.predictions import Predictions
 from swin.evaluation.views import MultiView
 from swin.logger import Logger
 from swin.models import SwinTransformer
-from swin.preprocess import as_size
+from swin.preprocess import SMALL_IMAGE_PX, as_size
 from swin.records import encode, write_atomically
 from swin.run_folder import RunFolder
 from swin.weights import load_weights, model_arguments, read_weights
@@ -57,8 +58,10 @@ def build_config(weights: Weights, options: argparse.Namespace, **overrides: Any
         tree = {"MODEL": {"NAME": Path(weights.name).stem, "SWIN": swin}, "DATA": {"IMG_SIZE": size}}
         tree["TEST"] = {"CROP": transform["crop"]}
         tree["DATA"] |= {key.upper(): list(transform[key]) for key in ("mean", "std") if key in transform}
+    is_digits = tree.get("DATA", {}).get("DATASET") == "digits"
     flags = {
         "DATA.DATA_PATH": options.data_path,
+        "DATA.DATASET": "folder" if options.data_path and is_digits else None,  # digits have no path
         "DATA.BATCH_SIZE": options.batch_size,
         "DATA.NUM_WORKERS": options.workers,
         "DEVICE": options.device,
@@ -84,6 +87,8 @@ def evaluate_one(
         job.logger.warning(note)
     if data.part == "all" and cfg.DATA.VAL_SPLIT > 0:
         job.logger.warning("all images are evaluated; --split val takes those that the run has held out, if it can")
+    if options.crops == 5 and not (cfg.TEST.CROP and max(as_size(cfg.DATA.IMG_SIZE)) > SMALL_IMAGE_PX):
+        job.logger.warning("the views of --crops 5 are all the same: images are taken whole here, see TEST.CROP")
     model = build_model(cfg, len(head))
     model.classes = data.classes
     report = load_weights(model, weights, strict=not is_resized, min_matched=1.0)
@@ -94,15 +99,19 @@ def evaluate_one(
     if options.flip or options.crops > 1:
         size = as_size(cfg.DATA.IMG_SIZE) if options.crops > 1 else None
         classifier = MultiView(model, size=size, flip=options.flip)
-    return evaluate_into(folder, job, classifier, data, about, _refine(options.labels))
+    return evaluate_into(folder, job, classifier, data, about, _refine(options.labels, data))
 
 
-def _refine(labels: Path | None) -> Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None:
+def _refine(labels: Path | None, data: Data) -> Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None:
     if labels is None:
         return None
 
+    val = data.val
+    assert val is not None
+    names = [val.name(index) for index in range(val.num_samples)]
+    label_sets = from_main(lambda: read_label_sets(labels, names, data.classes))
+
     def refine(table: Predictions) -> tuple[Predictions, dict[str, Any]]:
-        label_sets = read_label_sets(labels, table.names, table.classes)
         chosen = table.with_label_sets(label_sets)
         more = {"labels": str(labels), "unlabelled": len(table) - len(chosen)}
         return chosen, {**more, **average_precisions(table, label_sets)}

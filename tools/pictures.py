@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swin.errors import ConfigError
-from swin.records import write_atomically, writing
+from swin.records import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ def require(*packages: str) -> None:
     """Raise a ConfigError unless these packages of the extra `report` are installed; imports none of them."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f'{package} is not installed, which draws this: pip install "swin-trainer[report]"')
+            raise ConfigError(f'{package} is not installed, which this needs: pip install "swin-trainer[report]"')
 
 
 def plain(text: str, length: int = 40) -> str:
@@ -33,8 +33,7 @@ def save_picture(figure: "Figure", path: Path, facts: dict[str, Any]) -> None:
     """
     if path.suffix != ".png":
         raise ConfigError(f"the picture {path} has to end in .png; its JSON is written beside it.")
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     write_atomically(path, file.getvalue())

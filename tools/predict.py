@@ -8,7 +8,6 @@ Exit status: 0; 2 for an error, which includes files that could not be read, whi
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from swin.config.messages import program_name
 from swin.errors import DataError, SwinError
 from swin.inference import Predictor, list_images, load_predictor
-from tools.arguments import positive
+from tools.arguments import drop_output, positive
 
 Row = dict[str, Any]
 
@@ -105,9 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return drop_output()
     return DataError.exit_code if errors else 0
 
 

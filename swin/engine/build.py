@@ -70,7 +70,9 @@ class Job:
             self.logger.info(f"report: {self.report(folder)}")
         except Exception as error:
             reason = str(error) if isinstance(error, SwinError) else repr(error)
-            self.logger.warning(f"no report was written: {reason} To try again: python -m tools.report {folder}")
+            self.logger.warning(
+                f"no report was written; to try again: python -m tools.report {folder}. The reason: {reason}"
+            )
 
 
 def build_precision(cfg: Config, dist: Distributed) -> Precision:

@@ -24,7 +24,7 @@ from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, Proces
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
 from swin.evaluation.predictions import Predictions
 from swin.images import open_input
-from swin.records import encode, write_atomically
+from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
 
@@ -88,6 +88,7 @@ def evaluate_into(
     """
     job.stop.defer()
     logger = job.logger
+    from_main(lambda: make_folder(folder))  # what cannot be written is said before the hours of an evaluation
     _, predictions = evaluate(model, data, job.precision, job.dist, stop=job.stop, show=logger.progress)
 
     def write() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
-from swin.records import encode, write_atomically, writing
+from swin.records import encode, make_folder, write_atomically
 
 _MAX_INDENTED, _MAX_ROWS, _NUM_WORST, _NAME_WIDTH = 20, 20, 10, 32
 
@@ -27,8 +27,7 @@ def write_evaluation(predictions: Predictions, folder: Path, more: dict[str, Any
         ConfigError: The files cannot be written.
     """
     metrics = {**predictions.about, **measure(predictions), **(more or {})}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     metrics["csv_has_classes"] = predictions.write_csv(folder / "predictions.csv")
     metrics["logits"] = "none" if predictions.logits is None else str(predictions.logits.dtype)
     predictions.save(folder / "predictions.npz")

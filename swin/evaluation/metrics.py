@@ -36,12 +36,14 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     predictions.check_finite()
     labels, preds, classes = predictions.labels, predictions.preds, predictions.classes
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a predicted class is no label; it counts as wrong
+        warnings.simplefilter("ignore")  # that a predicted class is no label; it counts as wrong. Or of a single class
         # What balanced_accuracy_score is, which makes a matrix of all classes: gigabytes of 21,841.
         balanced = float(metrics.recall_score(labels, preds, labels=np.unique(labels), average="macro"))
         macro = metrics.precision_recall_fscore_support(labels, preds, average="macro", zero_division=0)
         weighted = metrics.precision_recall_fscore_support(labels, preds, average="weighted", zero_division=0)
-    has_matrix = len(classes) <= MAX_MATRIX
+        confusion = None
+        if len(classes) <= MAX_MATRIX:
+            confusion = metrics.confusion_matrix(labels, preds, labels=range(len(classes))).tolist()
     return {
         **predictions.count().fields(),
         "intervals": bootstrap_intervals(predictions),
@@ -51,9 +53,7 @@ def measure(predictions: Predictions) -> dict[str, Any]:
         "macro_f1": float(macro[2]),
         "weighted_f1": float(weighted[2]),
         "per_class": _per_class(predictions),
-        "confusion": metrics.confusion_matrix(labels, preds, labels=range(len(classes))).tolist()
-        if has_matrix
-        else None,
+        "confusion": confusion,
         "confused": most_confused(predictions),
         **calibration(predictions.scores, preds == labels),
         **fit_temperature(predictions),

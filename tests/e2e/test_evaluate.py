@@ -185,6 +185,24 @@ def test_what_cannot_be_evaluated_is_one_message(shapes_run, tmp_path, capsys, a
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize(("option", "words"), [("--labels", "absent.json"), ("--output", "cannot be written")])
+def test_what_is_wrong_is_said_before_the_evaluation(shapes_run, tmp_path, capsys, monkeypatch, option, words):
+    monkeypatch.setattr("swin.engine.run.evaluate", lambda *args, **more: pytest.fail("evaluated in vain"))
+    (tmp_path / "file").touch()
+    value = tmp_path / {"--labels": "absent.json", "--output": "file"}[option]
+    assert main(["--checkpoint", str(shapes_run), "--output", str(tmp_path / "out"), option, str(value)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_of_the_digits_is_evaluated_on_a_folder_without_a_word_of_them(digits_run, tmp_path, capsys):
+    (tmp_path / "val" / "3").mkdir(parents=True)
+    to_image_file(np.zeros((8, 8), np.uint8), tmp_path / "val" / "3" / "0.png")
+    assert evaluate(digits_run, tmp_path / "out", "--data-path", tmp_path, "--crops", "5")["seen"] == 1
+    printed = capsys.readouterr().out
+    assert "is not used" not in printed
+    assert "views of --crops 5 are all the same" in printed
+
+
 def test_a_backbone_has_nothing_to_evaluate(tmp_path, capsys):
     import torch
 

@@ -53,4 +53,4 @@ def test_a_fault_of_the_page_does_not_end_a_run(runner, monkeypatch):
     monkeypatch.setattr(main, "report_folder", fail)
     assert runner("run", "--opts", "REPORT", "True", "TRAIN.EPOCHS", "1") == 0
     assert status(runner, "run") == "done"
-    assert "no report was written: RuntimeError('a fault')" in runner.text()
+    assert f"python -m tools.report {runner.run_dir('run')}. The reason: RuntimeError('a fault')" in runner.text()

@@ -105,6 +105,14 @@ def test_images_without_classes(digits_run, tmp_path, images):
     assert (table["label"], table["class"]) == ([None] * 6, [None] * 6)
 
 
+def test_many_neighbours_are_listed_and_the_first_drawn(digits_run, tmp_path, images):
+    query = next(images.rglob("*.png"))
+    assert run(digits_run, tmp_path, "--picture", "none", "--neighbours", str(query), "--top-k", "5000") == 0
+    assert len(json.loads((tmp_path / "out" / "neighbours.json").read_text())["neighbours"]) == 360
+    with Image.open(tmp_path / "out" / "neighbours.png") as picture:
+        assert picture.width < 10_000
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -64,6 +64,11 @@ def test_every_figure_is_the_one_that_scikit_learn_computes_from_the_csv(tmp_pat
         assert row["pred_class"] == classes[int(row["pred"])] == classes[values.argmax()]
 
 
+def test_one_class_is_measured_without_a_warning():
+    metrics = measure(Predictions.of(np.zeros((4, 1)), np.zeros(4)))
+    assert (metrics["acc1"], metrics["confusion"], metrics["macro_f1"]) == (100, [[4]], 1)
+
+
 def test_a_table_is_read_back_as_it_was_written(tmp_path):
     table = random_table().described(checkpoint="best.pth", epoch=3)
     table.save(tmp_path / "p.npz")

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -336,6 +338,37 @@ def test_an_evaluation_of_a_part_is_shown_with_the_run_it_is_of(tmp_path, runs):
     shown = open_images(opened)(0)
     assert shown.shape == (1, 32, 32)
     assert abs(shown.float().mean() - expected.mean()) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.jsonl", '{"kind": "eval", "samples": "x", "epoch": null}', "holds no rows"),
+        ("data.json", '{"train": 5}', "data.json is damaged"),
+        ("data.json", '{"train": {"0": null}}', "data.json is damaged"),
+        ("config.yaml", "[" * 3000, "config.yaml is damaged"),
+    ],
+)
+def test_damage_of_what_describes_a_run_is_told(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    page = Page(write_report(None, None, tmp_path / "r", page=tmp_path / "r.html", run=tmp_path))
+    assert words in page.text
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"per_class": {"a": {}}, "seen": 1}'])
+def test_metrics_of_something_else_are_refused(tmp_path, runs, content, capsys):
+    run = shutil.copytree(runs[0], tmp_path / "run")
+    (run / "metrics.json").write_text(content)
+    assert report_tool.main([str(run)]) == 2
+    assert "metrics.json is not about the predictions.npz" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_ends_the_table(runs):
+    command = [sys.executable, "-m", "tools.compare", *map(str, runs), "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # before it prints
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swin.errors import SwinError
+from tools.arguments import check_page
 from tools.report.comparison import write_comparison
 from tools.report.folder import report_folder
 from tools.report.sources import open_folder
@@ -30,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page: Path = options.output or (Path() if several else options.runs[0]) / "report.html"
     folder = page.with_suffix("")
     try:
-        if page.suffix.lower() not in (".html", ".htm"):
-            raise SwinError(f"--output {page} does not end with .html, as the page's name has to.")
+        check_page(page)
         if several:
             write_comparison([open_folder(run) for run in options.runs], page, folder)
         else:

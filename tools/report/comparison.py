@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swin.records import writing
+from swin.records import make_folder
 from tools.report import figures
 from tools.report.compare import pair, recall_differences, summarise
 from tools.report.page import write_numbers, write_page
@@ -38,8 +38,7 @@ def compare_runs(opened: Sequence[Opened]) -> dict[str, Any]:
 def write_comparison(opened: Sequence[Opened], page: Path, folder: Path) -> Path:
     """Write the page about several runs, and its figures and numbers into a folder; returns `page`."""
     numbers = compare_runs(opened)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = Names.of(run["run"] for run in numbers["runs"])
     rows = {name: run.files.rows for name, run in zip(names.short, opened, strict=True) if run.files.rows}
     alt = "Curves of all runs over each other."

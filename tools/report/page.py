@@ -10,7 +10,7 @@ import numpy as np
 from swin.errors import DataError, printable
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
-from swin.records import encode, write_atomically, writing
+from swin.records import encode, make_folder, write_atomically
 from tools.report import figures
 from tools.report.sources import RunFiles, config_changes, read_run
 from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, needing_report_extra, shorten
@@ -54,8 +54,7 @@ def write_report(
     if metrics is None and predictions is not None:
         metrics = measure(predictions)
     files = read_run(run)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     classes = list(metrics["per_class"]) if metrics else list(next(iter(files.counts.values()), {}))
     counts = _class_counts(files, metrics, classes)
     names = Names.of(classes)

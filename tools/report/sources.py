@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,25 @@ def read_run(folder: Path | None) -> RunFiles:
             found, why_not[name] = {}, f"{name} is damaged: {error}."
         return found if isinstance(found, dict) else {}
 
+    counts = read_json("data.json", "the number of training images of each class")
+    if not all(isinstance(of_split, dict) and _are_counts(of_split.values()) for of_split in counts.values()):
+        counts, why_not["data.json"] = (
+            {},
+            "data.json is damaged: expected a number of images for each class of a split.",
+        )
     return RunFiles(
         rows=_parse_rows(read("metrics.jsonl", "the course of training")),
         config=read("config.yaml", "the config").decode(errors="backslashreplace"),
         environment=read_json("environment.json", "what it ran on"),
-        counts=read_json("data.json", "the number of training images of each class"),
+        counts=counts,
         layers=read_json("layers.json", "where the values of the config were given"),
         batch=read("batch.png", "what augmented images looked like"),
         why_not=why_not,
     )
+
+
+def _are_counts(values: Iterable[Any]) -> bool:
+    return all(type(value) is int for value in values)
 
 
 def _parse_rows(content: bytes) -> list[Row]:
@@ -91,7 +101,7 @@ def _parse_rows(content: bytes) -> list[Row]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and {"kind", "samples", "epoch"} <= row.keys():
+        if isinstance(row, dict) and "kind" in row and all(type(row.get(key)) is int for key in ("samples", "epoch")):
             rows.append(row)
     return rows
 
@@ -109,7 +119,7 @@ def config_changes(text: str, layers: Mapping[str, Any]) -> dict[str, list[dict[
     """
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # the latter of brackets without end
         raise DataError(f"config.yaml is damaged: {error}") from None
     if not isinstance(tree, dict):
         raise DataError("config.yaml holds no keys.")
@@ -179,6 +189,8 @@ def _metrics(folder: Path, predictions: Predictions | None) -> dict[str, Any] | 
         return measure(predictions)
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / 'metrics.json'} cannot be read: {error}. Evaluate again.") from None
+    if not isinstance(found, dict) or not found.get("per_class") or found.get("seen") != len(predictions):
+        raise DataError(f"{folder / 'metrics.json'} is not about the {PREDICTIONS} beside it. Evaluate again.")
     return {key: value for key, value in found.items() if key not in predictions.about}
 
 
