@@ -62,17 +62,23 @@ class Job:
         self.logger.info(describe_model(self.cfg, model))
         return model.to(self.dist.device)
 
-    def write_report(self, folder: Path) -> None:
-        """Make the page of a run or an evaluation, if the config asks for it; whatever fails, the results are there."""
+    def write_report(self, folder: Path) -> bool:
+        """Make the page of a run or an evaluation, if the config asks for it; whatever fails, the results are there.
+
+        Returns:
+            Whether it was made.
+        """
         if not self.cfg.REPORT or self.report is None:
-            return
+            return False
         try:
             self.logger.info(f"report: {self.report(folder)}")
+            return True
         except Exception as error:
             reason = str(error) if isinstance(error, SwinError) else repr(error)
             self.logger.warning(
                 f"no report was written; to try again: python -m tools.report {folder}. The reason: {reason}"
             )
+            return False
 
 
 def build_precision(cfg: Config, dist: Distributed) -> Precision:

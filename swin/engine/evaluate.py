@@ -13,7 +13,7 @@ from swin.distributed import Distributed, from_main, gather, gather_rows
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
 from swin.errors import ConfigError, DataError, RunStoppedError
-from swin.evaluation.predictions import EvalResult, Predictions, read_columns, storage_dtype
+from swin.evaluation.predictions import Columns, EvalResult, Predictions, read_columns, storage_dtype
 from swin.logger import Logger
 
 PREDICTIONS = "predictions.npz"
@@ -52,7 +52,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     own = len(range(dist.rank, batches.num_samples, dist.world_size))
-    seen, columns = 0, list[Tensor | None]()
+    columns: list[Tensor | None] = []
+    seen = 0
     for batch in batches:
         if stop and stop.requested:
             break
@@ -62,9 +63,7 @@ def evaluate(
             logits = model(images)
         rows = read_columns(logits, labels, storage_dtype(batches.num_samples, logits.shape[1]))
         columns = columns or [_make_room(part, own) for part in rows]
-        for column, part in zip(columns, rows, strict=True):
-            if column is not None and part is not None:
-                column[seen : seen + len(labels)] = part
+        _fill(columns, rows, seen)
         seen += len(labels)
         if show:
             show(seen, own, "evaluating")
@@ -79,6 +78,12 @@ def evaluate(
 def _make_room(part: Tensor | None, count: int) -> Tensor | None:
     """Make an empty column for so many rows like those of a part; appending would take twice the memory."""
     return None if part is None else part.new_empty(count, *part.shape[1:])
+
+
+def _fill(columns: list[Tensor | None], rows: Columns, start: int) -> None:
+    for column, part in zip(columns, rows, strict=True):
+        if column is not None and part is not None:
+            column[start : start + len(part)] = part
 
 
 def _gather_table(own: list[Tensor | None], data: Data, dist: Distributed) -> Predictions | None:

@@ -165,8 +165,8 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
             done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
         job.logger.info(done)
         if is_main:
-            job.write_report(folder.path)
-            show_confusions(job, trainer)
+            if job.write_report(folder.path):
+                show_confusions(job, trainer)
             folder.write_status("done", exit_code=0, message=done)
     except BaseException as error:
         record_end(job, error)
@@ -179,7 +179,7 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
 def show_confusions(job: Job, trainer: Trainer) -> None:
     """Have the trackers show the confusion matrix of the report, where there is one."""
     picture = job.folder.path / "report" / "confusion-light.png"
-    if job.cfg.REPORT and picture.is_file():
+    if picture.is_file():
         image_HWC = open_input(picture).permute(1, 2, 0).numpy()
         job.logger.image("eval/confusion", image_HWC, trainer.progress.samples)
 

@@ -105,6 +105,12 @@ def test_images_without_classes(digits_run, tmp_path, images):
     assert (table["label"], table["class"]) == ([None] * 6, [None] * 6)
 
 
+def test_class_names_in_any_script_are_drawn_without_a_warning(tmp_path):
+    features = some_features([0, 1, 1, 0], ["日本語", "\U000e0100x"])
+    draw_points(np.arange(8.0).reshape(4, 2), features, "pca", tmp_path / "points.png")  # a warning would be an error
+    assert (tmp_path / "points.png").is_file()
+
+
 def test_many_neighbours_are_listed_and_the_first_drawn(digits_run, tmp_path, images):
     query = next(images.rglob("*.png"))
     assert run(digits_run, tmp_path, "--picture", "none", "--neighbours", str(query), "--top-k", "5000") == 0

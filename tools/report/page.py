@@ -11,9 +11,10 @@ from swin.errors import DataError, printable
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
 from swin.records import encode, make_folder, write_atomically
+from tools.pictures import require
 from tools.report import figures
 from tools.report.sources import RunFiles, config_changes, read_run
-from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, needing_report_extra, shorten
+from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, shorten
 from tools.report.thumbnails import Cam, Images, choose_mistakes, choose_unsure, make_gallery
 
 _TEMPLATES = Path(__file__).parent
@@ -91,8 +92,8 @@ def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:
 
 def write_page(page: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Fill a template of this folder; what it is given is text and never markup."""
-    with needing_report_extra():
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    require("jinja2")
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),

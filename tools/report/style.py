@@ -6,20 +6,19 @@ Colours are those of Okabe and Ito, https://jfly.uni-koeln.de/color/.
 import io
 import unicodedata
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swin.errors import ConfigError, printable
+from swin.errors import printable
 from swin.records import write_atomically
+from tools.pictures import find_fonts, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 100
-_MAX_FONT_FILES = 100  # that are searched for letters; a system may have thousands
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,6 @@ class Picture:
     dark: str
 
 
-@contextmanager
-def needing_report_extra() -> Iterator[None]:
-    """Turn the import error of a package that only reports need into the error that says how to install it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f'a report needs {error.name}, which is not installed: pip install "swin-trainer[report]"'
-        ) from None
-
-
 def data_uri(content: bytes, kind: str = "png") -> str:
     """Return an image file's content as an address that needs no file."""
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
@@ -86,9 +74,9 @@ def draw_picture(
         folder: Where the files go.
         fonts: Families, as `Names.fonts`.
     """
-    with needing_report_extra():
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
+    require("matplotlib")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     found = {}
     for theme in (LIGHT, DARK):
@@ -122,39 +110,11 @@ class Names:
     def of(cls, names: Iterable[str]) -> "Names":
         """Choose fonts for names."""
         names = [shorten(printable(name)) for name in names]
-        fonts, missing = _find_fonts(set().union(*names))
+        fonts, missing = find_fonts(set().union(*names))
         replaced = [label for label, name in enumerate(names) if missing.intersection(name)]
         for label in replaced:
             names[label] = f"#{label}"
         return cls(names, fonts, replaced)
-
-
-def _find_fonts(letters: set[str]) -> tuple[list[str], set[str]]:
-    """Return font families for letters, matplotlib's own first, and the letters that none has."""
-    with needing_report_extra():
-        from matplotlib.font_manager import findfont, findSystemFonts, fontManager
-        from matplotlib.ft2font import FT2Font
-
-    fonts = ["DejaVu Sans"]
-    missing = letters - set(map(chr, FT2Font(findfont(fonts[0])).get_charmap()))
-    if not missing:
-        return fonts, missing
-    # Upright fonts of normal weight first. The manager's own list may be older than the fonts that are installed.
-    files = sorted(findSystemFonts(), key=lambda file: ("Regular" not in file, "Sans" not in file, file))
-    for file in files[:_MAX_FONT_FILES]:
-        try:
-            font = FT2Font(file)
-            found = missing.intersection(map(chr, font.get_charmap()))
-        except (RuntimeError, OSError):  # not a font that FreeType draws
-            continue
-        if found:
-            if not any(known.fname == file for known in fontManager.ttflist):
-                fontManager.addfont(file)
-            fonts.append(font.family_name)
-            missing -= found
-        if not missing:
-            break
-    return fonts, missing
 
 
 def shorten(text: str, columns: int = 18) -> str:
