@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin.batches import Data
+from swin.batches import Data, EvalBatches
 from swin.config import Config
 from swin.distributed import Distributed, from_main, gather, gather_rows
 from swin.engine.precision import Precision
@@ -15,6 +15,7 @@ from swin.engine.signals import StopRequest
 from swin.errors import ConfigError, DataError, RunStoppedError
 from swin.evaluation.predictions import Columns, EvalResult, Predictions, read_columns, storage_dtype
 from swin.logger import Logger
+from swin.preprocess import Normalise
 
 PREDICTIONS = "predictions.npz"
 
@@ -51,13 +52,32 @@ def evaluate(
         raise DataError("the validation set holds no images; there is nothing to evaluate.")
     was_training = model.training
     model.eval()
+    columns, seen = _classify(model, batches, data.normalise, precision, dist, stop, show)
+    model.train(was_training)
+    if sum(gather(seen)) < batches.num_samples:
+        name = (stop and stop.name) or "a signal to another process"
+        raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
+    predictions = _gather_table(columns, data, dist)
+    return from_main(lambda: predictions.count() if predictions else None), predictions  # type: ignore[return-value]
+
+
+def _classify(
+    model: nn.Module,
+    batches: EvalBatches,
+    normalise: Normalise,
+    precision: Precision,
+    dist: Distributed,
+    stop: StopRequest | None,
+    show: Callable[[int, int, str], None] | None,
+) -> tuple[list[Tensor | None], int]:
+    """Return the columns of this process's images, and how many it has done; nothing waits for the device."""
     own = len(range(dist.rank, batches.num_samples, dist.world_size))
     columns: list[Tensor | None] = []
     seen = 0
     for batch in batches:
         if stop and stop.requested:
             break
-        images = data.normalise(batch.images.to(dist.device, non_blocking=True))
+        images = normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images)
@@ -67,12 +87,7 @@ def evaluate(
         seen += len(labels)
         if show:
             show(seen, own, "evaluating")
-    model.train(was_training)
-    if sum(gather(seen)) < batches.num_samples:
-        name = (stop and stop.name) or "a signal to another process"
-        raise RunStoppedError(f"stopped by {name} during an evaluation, which will be made anew")
-    predictions = _gather_table(columns, data, dist)
-    return from_main(lambda: predictions.count() if predictions else None), predictions  # type: ignore[return-value]
+    return columns, seen
 
 
 def _make_room(part: Tensor | None, count: int) -> Tensor | None:
