@@ -108,14 +108,16 @@ class Page(HTMLParser):
             self._table[-1][-1] += data.strip()
 
 
-def test_the_numbers_of_the_page_are_those_of_the_metrics(tmp_path):
-    predictions = make_predictions(["cat", "dog", "owl"])
+@pytest.mark.parametrize("classes", [["cat", "dog", "owl"], ["cat", "dog", "owl", "ant", "bee", "elk", "yak"]])
+def test_the_numbers_of_the_page_are_those_of_the_metrics(tmp_path, classes):
+    predictions = make_predictions(classes)
     metrics = measure(predictions)
     page = Page(write_report(predictions, metrics, tmp_path / "report", page=tmp_path / "report.html"))
     flat = "".join(page.text.split())
     low, high = metrics["intervals"]["acc1"]
     assert f"top-1accuracy{metrics['acc1']:.2f}%95%:{low:.2f}to{high:.2f}%" in flat.replace(" accuracy ", " accuracy")
-    assert "top-3accuracy" in flat
+    assert ("top-5accuracy" in flat) == (len(classes) > 5)  # of fewer classes it would always be all
+    assert "top-3" not in flat
     for key in ("balanced_accuracy", "macro_f1", "ece", "loss"):
         assert f"{metrics[key]:.4f}" in flat
     assert f"{metrics['temperature']:.3f}" in flat

@@ -102,7 +102,7 @@ def write_page(page: Path, template: str, context: Mapping[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": _plain, "shorten": shorten}
+    environment.filters |= {"plain": _plain, "shorten": shorten, "ending": _ending}
     write_atomically(page, encode(environment.get_template(template).render(**context)))
     return page
 
@@ -115,6 +115,11 @@ def _without_pictures(hit: Any) -> Any:
 def _plain(value: Any) -> str:
     """Show a value as YAML readers would write it in one line."""
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _ending(name: str) -> str:
+    """Return an image's file and its folder, which is most often its class."""
+    return "/".join(name.split("/")[-2:])
 
 
 def _class_counts(
