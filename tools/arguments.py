@@ -1,13 +1,17 @@
-"""The options that tools share."""
+"""The options that tools share, and how they end."""
 
 import argparse
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from swin.config import Config, load_config
-from swin.errors import ConfigError
+from swin.errors import ConfigError, InterruptedRunError, SwinError
+
+P = ParamSpec("P")
 
 
 def data_parser(tool: str, description: str | None, example: str) -> argparse.ArgumentParser:
@@ -29,10 +33,30 @@ def model_parser(tool: str, description: str | None, example: str) -> argparse.A
     return parser
 
 
-def drop_output() -> int:
-    """Have the rest of the output go nowhere, since its reader, `head` say, has seen enough; returns exit status 0."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """Have a tool's `main` end as users expect, whatever ends it, with an exit status.
+
+    An error of theirs is one line, and its own status. Where the reader of the output has gone, as `head` when it has
+    seen enough, the rest goes nowhere, and the status is 0. Ctrl-C is a word, and the status that shells give it.
+    """
+
+    @functools.wraps(main)
+    def run(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            status = main(*arguments, **options)
+            sys.stdout.flush()
+            return status
+        except SwinError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return InterruptedRunError.exit_code
+
+    return run
 
 
 def check_page(page: Path) -> None:

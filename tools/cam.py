@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin.errors import ConfigError, DataError, SwinError
+from swin.errors import ConfigError, DataError
 from swin.inference import Predictor, load_predictor
 from swin.kernels.windows import reverse
 from swin.models import SwinTransformer
 from swin.models.layers import PatchMerging, WindowAttention
 from swin.preprocess import EvalTransform
-from tools.arguments import model_parser, positive
+from tools.arguments import command, model_parser, positive
 from tools.images import check_read, open_images, read_batches, to_rgb
 from tools.pictures import plain, require, save_picture
 
@@ -239,6 +239,7 @@ def draw_maps(
     return results
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     example = "--checkpoint output/swin_tiny/default/checkpoints/best.pth --input photo.jpg --stage 3 --output maps"
@@ -253,26 +254,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for a PNG and JSON an image")
     options = parser.parse_args(argv)
     errors: list[DataError] = []
-    try:
-        require("matplotlib", "pytorch_grad_cam")
-        predictor = load_predictor(options.checkpoint, device=options.device)
-        what = _choose_map(predictor, options.stage, options.method, options.attention)
-        num_classes, label = _model(predictor).num_classes, None
-        if options.class_ is not None:
-            label = find_label(options.class_, predictor.classes, num_classes)
-        source = open_images(options.input, predictor.channels)
-        kind = "cam" if what.block is None else "attention"
-        for batch in read_batches(source, predictor, options.batch_size, errors):
-            names = [source.name(index) for index in batch]
-            results = draw_maps(predictor, names, [*batch.values()], label, what)
-            for index, (figure, facts) in zip(batch, results, strict=True):
-                save_picture(figure, options.output / f"{source.names[index]}.{kind}.png", facts)
-        count = len(source.labels)
-        print(f"{options.output}: {count - len(errors)} pictures *.{kind}.png, each with its numbers in a .json")
-        check_read(errors, count)
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    require("matplotlib", "pytorch_grad_cam")
+    predictor = load_predictor(options.checkpoint, device=options.device)
+    what = _choose_map(predictor, options.stage, options.method, options.attention)
+    num_classes, label = _model(predictor).num_classes, None
+    if options.class_ is not None:
+        label = find_label(options.class_, predictor.classes, num_classes)
+    source = open_images(options.input, predictor.channels)
+    kind = "cam" if what.block is None else "attention"
+    for batch in read_batches(source, predictor, options.batch_size, errors):
+        names = [source.name(index) for index in batch]
+        results = draw_maps(predictor, names, [*batch.values()], label, what)
+        for index, (figure, facts) in zip(batch, results, strict=True):
+            save_picture(figure, options.output / f"{source.names[index]}.{kind}.png", facts)
+    count = len(source.labels)
+    print(f"{options.output}: {count - len(errors)} pictures *.{kind}.png, each with its numbers in a .json")
+    check_read(errors, count)
     return 0
 
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from swin.errors import SwinError
-from tools.arguments import check_page, drop_output
+from tools.arguments import check_page, command
 from tools.report.comparison import compare_runs, write_comparison
 from tools.report.sources import open_folder
 
@@ -78,6 +77,7 @@ def print_json(comparison: dict[str, Any]) -> None:
 _PRINTERS = {"text": print_text, "csv": print_csv, "json": print_json}
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -96,20 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if len(options.runs) < 2:
         parser.error("give at least two runs")
-    try:
-        if options.output:
-            check_page(options.output)
-        opened = [open_folder(run) for run in options.runs]
-        if options.output:
-            write_comparison(opened, options.output, options.output.with_suffix(""))
-            print(f"{options.output}: the page", file=sys.stderr)
-        _PRINTERS[options.format](compare_runs(opened))
-        sys.stdout.flush()
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        return drop_output()
+    if options.output:
+        check_page(options.output)
+    opened = [open_folder(run) for run in options.runs]
+    if options.output:
+        write_comparison(opened, options.output, options.output.with_suffix(""))
+        print(f"{options.output}: the page", file=sys.stderr)
+    _PRINTERS[options.format](compare_runs(opened))
     return 0
 
 

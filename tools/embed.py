@@ -18,12 +18,12 @@ import torch
 from data.build import open_sets
 from data.sources import Source
 from swin.config import Config, config_from_dict, load_config
-from swin.errors import ConfigError, DataError, SwinError
+from swin.errors import ConfigError, DataError
 from swin.inference import Predictor, load_predictor
 from swin.models import SwinTransformer
 from swin.records import temporary_path, writing
 from swin.weights import read_weights
-from tools.arguments import model_parser, positive
+from tools.arguments import command, model_parser, positive
 from tools.images import check_read, open_images, read_batches, read_image, to_rgb
 from tools.pictures import plain, require, save_picture
 
@@ -249,30 +249,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     output: Path = options.output
     errors: list[DataError] = []
-    try:
-        require("matplotlib", "pyarrow")
-        predictor = load_predictor(options.checkpoint, device=options.device)
-        source, classes = open_source(options, predictor)
-        features = embed(source, classes, predictor, options.batch_size, errors)
-        features.save(output)
-        count, width = features.values.shape
-        print(f"{output}: features.npz and features.parquet with {width} numbers for each of {count} images")
-        if options.neighbours:
-            show_neighbours(options.neighbours, source, features, predictor, options.top_k, output / "neighbours.png")
-            print(f"{output / 'neighbours.png'}, with its numbers in neighbours.json")
-        if options.picture != "none":
-            picture = output / f"{options.picture}.png"
-            draw_points(project(features.values, options.picture), features, options.picture, picture)
-            print(f"{picture}, with its points in {options.picture}.json")
-        check_read(errors, len(source.labels))
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    require("matplotlib", "pyarrow")
+    predictor = load_predictor(options.checkpoint, device=options.device)
+    source, classes = open_source(options, predictor)
+    features = embed(source, classes, predictor, options.batch_size, errors)
+    features.save(output)
+    count, width = features.values.shape
+    print(f"{output}: features.npz and features.parquet with {width} numbers for each of {count} images")
+    if options.neighbours:
+        show_neighbours(options.neighbours, source, features, predictor, options.top_k, output / "neighbours.png")
+        print(f"{output / 'neighbours.png'}, with its numbers in neighbours.json")
+    if options.picture != "none":
+        picture = output / f"{options.picture}.png"
+        draw_points(project(features.values, options.picture), features, options.picture, picture)
+        print(f"{picture}, with its points in {options.picture}.json")
+    check_read(errors, len(source.labels))
     return 0
 
 

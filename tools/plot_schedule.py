@@ -17,10 +17,9 @@ from data.build import open_sets
 from swin.config import Config, load_config
 from swin.create import build_model
 from swin.engine.progress import Progress
-from swin.errors import SwinError
 from swin.optim import parameter_groups
 from swin.schedule import build_schedule
-from tools.arguments import positive
+from tools.arguments import command, positive
 from tools.pictures import plain, require, save_picture
 
 if TYPE_CHECKING:
@@ -160,20 +159,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     plans = []
-    try:
-        require("matplotlib")
-        for name in options.cfg:
-            cfg = load_config(name, options.opts, {"DATA.DATA_PATH": options.data_path})
-            num_images = count_images(cfg, options.images)
-            plans.append(make_plan(Path(name).stem, cfg, num_images=num_images, processes=options.processes))
-        draw(plans, options.output)
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    require("matplotlib")
+    for name in options.cfg:
+        cfg = load_config(name, options.opts, {"DATA.DATA_PATH": options.data_path})
+        num_images = count_images(cfg, options.images)
+        plans.append(make_plan(Path(name).stem, cfg, num_images=num_images, processes=options.processes))
+    draw(plans, options.output)
     for plan in plans:
         facts = plan.facts()
         print(

@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from swin.config.messages import program_name
-from swin.errors import DataError, SwinError
+from swin.errors import DataError
 from swin.inference import Predictor, list_images, load_predictor
-from tools.arguments import drop_output, positive
+from tools.arguments import command, positive
 
 Row = dict[str, Any]
 
@@ -71,6 +71,7 @@ def print_csv(rows: Iterator[Row]) -> None:
 _PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one message."""
     # File names may hold bytes that are no text in the console's encoding.
@@ -87,25 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     source: Path = arguments.input
     errors: list[DataError] = []
-    try:
-        if not source.exists():
-            raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
-        predictor = load_predictor(arguments.checkpoint, device=arguments.device)
-        files = list_images(source, predictor.channels) if source.is_dir() else [source]
-        rows = predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors)
-        # Only a terminal gets the bar, and not among rows that it shows as they come.
-        is_hidden = True if sys.stdout.isatty() and arguments.format != "json" else None
-        bar = tqdm(rows, total=len(files), unit="images", desc="predicting", leave=False, disable=is_hidden)
-        _PRINTERS[arguments.format](iter(bar))
-        if errors:
-            problem = f"{len(errors)} of {len(files)} files could not be read; the output names them."
-            print(f"error: {problem}", file=sys.stderr)
-        sys.stdout.flush()
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        return drop_output()
+    if not source.exists():
+        raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
+    predictor = load_predictor(arguments.checkpoint, device=arguments.device)
+    files = list_images(source, predictor.channels) if source.is_dir() else [source]
+    rows = predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors)
+    # Only a terminal gets the bar, and not among rows that it shows as they come.
+    is_hidden = True if sys.stdout.isatty() and arguments.format != "json" else None
+    bar = tqdm(rows, total=len(files), unit="images", desc="predicting", leave=False, disable=is_hidden)
+    _PRINTERS[arguments.format](iter(bar))
+    if errors:
+        problem = f"{len(errors)} of {len(files)} files could not be read; the output names them."
+        print(f"error: {problem}", file=sys.stderr)
     return DataError.exit_code if errors else 0
 
 

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swin.errors import SwinError
-from tools.arguments import check_page
+from tools.arguments import check_page, command
 from tools.report.comparison import write_comparison
 from tools.report.folder import report_folder
 from tools.report.sources import open_folder
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
@@ -30,15 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     several = len(options.runs) > 1
     page: Path = options.output or (Path() if several else options.runs[0]) / "report.html"
     folder = page.with_suffix("")
-    try:
-        check_page(page)
-        if several:
-            write_comparison([open_folder(run) for run in options.runs], page, folder)
-        else:
-            report_folder(options.runs[0], page)
-    except SwinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    check_page(page)
+    if several:
+        write_comparison([open_folder(run) for run in options.runs], page, folder)
+    else:
+        report_folder(options.runs[0], page)
     print(f"{page}: the report; its figures and report.json are in {folder}/")
     return 0
 
