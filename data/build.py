@@ -49,18 +49,14 @@ def build_data(
         ConfigError: Keys that contradict each other or the data.
         DataError: The data cannot be used.
     """
+    # An evaluation takes what a run has held out, and draws nothing by itself.
+    val_split = None if need_train or _has_held_out(cfg, runs) else 0.0
     split = split or _find_part(cfg, runs)
-    options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
+    options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split, "val_split": val_split}
     sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, **options)
     _check_count(cfg, sets.classes)
     prepare = build_prepare(cfg, len(sets.classes))
-    common: dict[str, Any] = {
-        "batch_size": cfg.DATA.BATCH_SIZE,
-        "rank": rank,
-        "world_size": world_size,
-        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, _num_cpus() // local_world_size)),
-        "pin_memory": cfg.DATA.PIN_MEMORY and _may_use_cuda(cfg),
-    }
+    common = _loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
     train = sets.train if need_train else None
     return Data(
         classes=sets.classes,
@@ -74,6 +70,14 @@ def build_data(
         split=sets.split,
         part=split,
     )
+
+
+def _loader_options(cfg: Config, local_world_size: int) -> dict[str, Any]:
+    return {
+        "batch_size": cfg.DATA.BATCH_SIZE,
+        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, _num_cpus() // local_world_size)),
+        "pin_memory": cfg.DATA.PIN_MEMORY and _may_use_cuda(cfg),
+    }
 
 
 def _count(source: Source, classes: Sequence[str]) -> list[int]:
@@ -119,6 +123,7 @@ def open_sets(
     need_train: bool = True,
     classes: Sequence[str] | None = None,
     split: str = "val",
+    val_split: float | None = None,
 ) -> Sets:
     """Open the images that a config describes.
 
@@ -130,7 +135,9 @@ def open_sets(
         classes: The label map of a checkpoint, which then wins over the data's own.
         split: What to evaluate, by its name in the layout: val, test, train or any other; or all images of a folder of
             class folders, where DATA.VAL_SPLIT holds nothing out. See `find_split`.
+        val_split: In place of DATA.VAL_SPLIT.
     """
+    val_split = cfg.DATA.VAL_SPLIT if val_split is None else val_split
     if cfg.DATA.DATASET == "digits" and not (cfg.DATA.DATA_PATH and not need_train):
         return open_digits(classes=classes, split=split)
     if not cfg.DATA.DATA_PATH:
@@ -138,7 +145,7 @@ def open_sets(
     root = Path(cfg.DATA.DATA_PATH)
     wanted: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split}
     extensions = image_extensions(cfg.MODEL.SWIN.IN_CHANS)
-    folders = {"val_split": cfg.DATA.VAL_SPLIT, "seed": cfg.SEED, "runs": runs, "extensions": extensions}
+    folders = {"val_split": val_split, "seed": cfg.SEED, "runs": runs, "extensions": extensions}
     if split == "all":
         return open_folders(root, **folders, **wanted)
     is_zip, is_22k = cfg.DATA.ZIP_MODE, cfg.DATA.DATASET == "imagenet22K"
@@ -147,7 +154,7 @@ def open_sets(
         is_22k = has_22k_map(root, split)
     if is_zip:
         return open_zips(root, cache_mode=cfg.DATA.CACHE_MODE, rank=rank, world_size=world_size, **wanted)
-    if is_22k and cfg.DATA.VAL_SPLIT == 0:
+    if is_22k and val_split == 0:
         return open_imagenet22k(root, **wanted)
     if is_cub(root):
         return open_cub(root, **wanted)
@@ -162,9 +169,12 @@ def _find_part(cfg: Config, runs: Sequence[Path]) -> str:
     root = Path(cfg.DATA.DATA_PATH)
     if cfg.DATA.DATASET == "digits" and not cfg.DATA.DATA_PATH:
         return "val"
-    if cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, root) for run in runs):
-        return "val"
-    return find_split(root)
+    return "val" if _has_held_out(cfg, runs) else find_split(root)
+
+
+def _has_held_out(cfg: Config, runs: Sequence[Path]) -> bool:
+    """Tell whether a run has held out a part of these images."""
+    return cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, Path(cfg.DATA.DATA_PATH)) for run in runs)
 
 
 def find_split(root: Path) -> str:

@@ -85,6 +85,8 @@ def is_split_of(run: Path, root: Path) -> bool:
         return False
     if os.path.realpath(own) == os.path.realpath(root):
         return True
+    if (root / "val").is_dir():
+        return False  # these need no split
     folder = root / "train" if (root / "train").is_dir() else root
     return names == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 

@@ -87,6 +87,10 @@ def test_evaluating_never_draws_a_part_of_a_folder(runner, shapes, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "moved")
     assert evaluate(run, tmp_path / "out", "--data-path", moved)["seen"] == held_out
     assert evaluate(run, tmp_path / "out", "--data-path", moved, "--split", "all")["seen"] == 78
+    # Of other data a part that is there is taken, and one that is not there is not drawn.
+    assert evaluate(run, tmp_path / "out", "--data-path", shapes)["seen"] == 101
+    other = ["--checkpoint", str(run), "--data-path", str(shapes / "val"), "--split", "val", "--output", str(tmp_path)]
+    assert main(other) == 2
 
 
 def test_sizes_windows_and_views_in_one_table(shapes_run, tmp_path):

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from data.build import open_sets
-from data.transforms import build_eval_pixels
+from data.build import build_data
+from data.loaders import EvalLoader
 from swin.config import Config, load_config
 from swin.config.tree import FLAT_DEFAULTS, flatten
 from swin.create import build_model
@@ -205,8 +205,9 @@ def open_images(opened: Opened) -> Images:
         raise DataError("config.yaml, which would say where the images are, is not there or not usable.")
     runs = [opened.folder, *([opened.run] if opened.run else [])]
     split = str(predictions.about.get("split", "val"))
-    sets = open_sets(opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split)
-    source, transform = sets.val, build_eval_pixels(opened.config)
+    val = build_data(opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split).val
+    assert isinstance(val, EvalLoader)
+    source, transform = val.source, val.transform
     places: dict[str, int] = {}
 
     def images(row: int) -> Tensor:
