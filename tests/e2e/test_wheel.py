@@ -74,7 +74,8 @@ def test_the_wheel_has_the_modules_and_recipes_and_nothing_else(wheel):
     sources = {path for name in ("swin", "data", "tools") for path in (ROOT / name).rglob("*.py")}
     modules = {path.relative_to(ROOT).as_posix() for path in sources}
     recipes = {f"swin/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert names == modules | recipes | {"main.py", "swin/py.typed"}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tools" / "report").glob("*.jinja")}
+    assert names == modules | recipes | templates | {"main.py", "swin/py.typed"}
 
 
 def test_the_installed_commands_train_and_predict(commands, empty):

@@ -40,10 +40,11 @@ def test_a_run_learns_in_each_format(train, runner, device, monkeypatch, precisi
         monkeypatch.setattr(build, "choose_precision", lambda *_, **__: Precision("cpu", torch.float16))
         options = []
     losses = train("run", *options, *PLAIN, "TRAIN.EMA.ENABLE", "True")
-    assert len(losses) == 8 * 10
+    checkpoint = runner.checkpoint("run")
+    assert len(losses) == 8 * 10 - checkpoint["skipped"]  # updates that loss scaling leaves out have no row
+    assert checkpoint["skipped"] <= 2
     assert sum(losses[-10:]) / 10 < 0.9 * math.log(3)  # what guessing costs
     assert precision in runner.text()
-    checkpoint = runner.checkpoint("run")
     assert checkpoint["skipped"] == 0 or precision == "fp16"
     assert (checkpoint["scaler"] is not None) == (precision == "fp16")
     assert all(tensor.device.type == "cpu" for tensor in checkpoint["model"].values())

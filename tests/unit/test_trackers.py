@@ -164,7 +164,8 @@ def test_a_tracker_that_cannot_start_does_not_end_a_run(runner, monkeypatch):
     assert {"eval/acc3", "final/acc3"} <= set(board.Tags()["scalars"])
     assert board.Tags()["images"] == ["train/batch"]
     assert b"steps: 1 epochs" in board.Tensors("plan/text_summary")[0].tensor_proto.string_val[0]
-    assert json.loads((run_dir / "data.json").read_text()) == {"train": {"circle": 26, "cross": 26, "stripes": 26}}
+    counts = {"train": {"circle": 26, "cross": 26, "stripes": 26}, "val": {"circle": 34, "cross": 34, "stripes": 33}}
+    assert json.loads((run_dir / "data.json").read_text()) == counts
     with Image.open(run_dir / "batch.png") as sheet:
         assert sheet.size == (4 * 224, 2 * 252)  # a batch of 8
 
