@@ -21,9 +21,9 @@ import torch
 from data import build_data
 from swin.config.flags import load_command_line, run_path
 from swin.cpu import keep_freed_memory
-from swin.distributed import setup_distributed, shutdown
+from swin.distributed import setup_distributed
 from swin.engine.build import Job, build_precision
-from swin.engine.run import explain, run_dry, run_evaluation, run_throughput, run_training
+from swin.engine.run import run_command, run_dry, run_evaluation, run_throughput, run_training
 from swin.engine.signals import StopRequest
 from swin.logger import Logger
 from swin.run_folder import RunFolder
@@ -33,18 +33,7 @@ from tools.report import report_folder
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    rank = int(os.environ.get("RANK", 0))
-    logger = Logger(is_main=rank == 0)
-    with StopRequest() as stop:
-        try:
-            run(arguments, logger, stop)
-        except BaseException as error:
-            stop.defer()  # nothing interrupts the way out
-            return report(error, rank, logger)
-        finally:
-            logger.close()
-            shutdown()
-    return 0
+    return run_command(lambda logger, stop: run(arguments, logger, stop))
 
 
 def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
@@ -66,17 +55,6 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
         run_dry(job)
     else:
         run_training(job, arguments)
-
-
-def report(error: BaseException, rank: int, logger: Logger) -> int:
-    """Tell a user what ended the program, in one message; returns the exit status. A bug in this program is raised."""
-    failure = explain(error, rank)
-    if failure is None:
-        raise error
-    logger.error(str(failure))
-    if rank and not failure.is_shared:  # such as an image that this process alone has decoded
-        print(f"error (process {rank}): {failure}", file=sys.stderr)
-    return failure.exit_code
 
 
 if __name__ == "__main__":

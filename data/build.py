@@ -50,8 +50,10 @@ def build_data(
         DataError: The data cannot be used.
     """
     # An evaluation takes what a run has held out, and draws nothing by itself.
-    val_split = None if need_train or _has_held_out(cfg, runs) else 0.0
-    split = split or _find_part(cfg, runs)
+    is_held_out = not need_train and _has_held_out(cfg, runs)
+    val_split = None if need_train or is_held_out else 0.0
+    if split is None:
+        split = "val" if is_held_out or cfg.DATA.DATASET == "digits" else find_split(Path(cfg.DATA.DATA_PATH))
     options: dict[str, Any] = {"need_train": need_train, "classes": classes, "split": split, "val_split": val_split}
     sets = open_sets(cfg, rank=rank, world_size=world_size, runs=runs, **options)
     _check_count(cfg, sets.classes)
@@ -138,7 +140,7 @@ def open_sets(
         val_split: In place of DATA.VAL_SPLIT.
     """
     val_split = cfg.DATA.VAL_SPLIT if val_split is None else val_split
-    if cfg.DATA.DATASET == "digits" and not (cfg.DATA.DATA_PATH and not need_train):
+    if cfg.DATA.DATASET == "digits":
         return open_digits(classes=classes, split=split)
     if not cfg.DATA.DATA_PATH:
         raise ConfigError("DATA.DATA_PATH is empty. Set it, or pass --data-path, to the folder with the images.")
@@ -163,13 +165,6 @@ def open_sets(
     if is_packed(root, split):
         return open_shards(root, **wanted)
     return open_folders(root, **folders, **wanted)
-
-
-def _find_part(cfg: Config, runs: Sequence[Path]) -> str:
-    root = Path(cfg.DATA.DATA_PATH)
-    if cfg.DATA.DATASET == "digits" and not cfg.DATA.DATA_PATH:
-        return "val"
-    return "val" if _has_held_out(cfg, runs) else find_split(root)
 
 
 def _has_held_out(cfg: Config, runs: Sequence[Path]) -> bool:

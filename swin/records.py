@@ -47,10 +47,12 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that a reader, or a crash of this program, finds the old or the new one but no part.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file, which takes the place of another at the end, unless something fails.
 
-    It is not synced: unlike a checkpoint it can be written again.
+    A reader, or a crash of this program, finds the old file or the new one but no part. It is not synced: unlike a
+    checkpoint it can be written again.
 
     Raises:
         ConfigError: it cannot be written; the old file is left as it was.
@@ -58,12 +60,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = temporary_path(path)
     with writing(path):
         try:
-            temporary.write_bytes(content)
+            yield temporary
             temporary.replace(path)
-        except OSError:
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a small file, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file, see `replacing`; without `indent` in one line."""
+    write_atomically(path, encode(json.dumps(content, indent=indent, ensure_ascii=False) + "\n"))
 
 
 class RecordFile:

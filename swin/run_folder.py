@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from swin.errors import ConfigError
-from swin.records import encode, timestamp, write_atomically, writing
+from swin.records import encode, make_folder, timestamp, write_atomically, write_json, writing
 from swin.run_lock import LOCK_NAME, lock_folder, unlock_folder
 
 _TEMPORARY_NAME = re.compile(r"\..+\.(\d+)\.tmp")
@@ -143,10 +143,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `<name>.json` atomically, in a folder that is made where there is none."""
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.path / f"{name}.json", encode(text))
+        make_folder(self.path)
+        write_json(self.path / f"{name}.json", content)
 
     def _has_failed(self) -> bool:
         """Whether a process of this very start of the run has written that it failed."""

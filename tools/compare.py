@@ -99,10 +99,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.output:
         check_page(options.output)
     opened = [open_folder(run) for run in options.runs]
+    comparison = compare_runs(opened)
     if options.output:
-        write_comparison(opened, options.output, options.output.with_suffix(""))
+        write_comparison(comparison, opened, options.output, options.output.with_suffix(""))
         print(f"{options.output}: the page", file=sys.stderr)
-    _PRINTERS[options.format](compare_runs(opened))
+    _PRINTERS[options.format](comparison)
     return 0
 
 

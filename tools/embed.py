@@ -7,7 +7,7 @@ Writes `features.npz` and `features.parquet`, a picture of the images as points,
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,9 +21,9 @@ from swin.config import Config, config_from_dict, load_config
 from swin.errors import ConfigError, DataError
 from swin.inference import Predictor, load_predictor
 from swin.models import SwinTransformer
-from swin.records import temporary_path, writing
+from swin.records import make_folder, replacing
 from swin.weights import read_weights
-from tools.arguments import command, model_parser, positive
+from tools.arguments import command, model_parser, positive, with_data_path
 from tools.images import check_read, open_images, read_batches, read_image, to_rgb
 from tools.pictures import plain, require, save_picture
 
@@ -68,16 +68,12 @@ class Features:
                 "feature": pyarrow.FixedSizeListArray.from_arrays(self.values.ravel(), self.values.shape[1]),
             }
         )
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = temporary_path(folder / "features.npz")
-            with temporary.open("wb") as file:
-                files, classes = np.array(self.files), np.array(self.classes, dtype=np.str_)
-                np.savez(file, features=self.values, labels=self.labels, files=files, classes=classes)
-            temporary.replace(folder / "features.npz")
-            temporary = temporary_path(folder / "features.parquet")
+        make_folder(folder)
+        with replacing(folder / "features.npz") as temporary, temporary.open("wb") as file:
+            files, classes = np.array(self.files), np.array(self.classes, dtype=np.str_)
+            np.savez(file, features=self.values, labels=self.labels, files=files, classes=classes)
+        with replacing(folder / "features.parquet") as temporary:
             parquet.write_table(table, temporary)
-            temporary.replace(folder / "features.parquet")
 
 
 @torch.no_grad()
@@ -143,11 +139,7 @@ def _data_config(options: argparse.Namespace) -> Config:
         return cfg
     if saved is None:
         return load_config(None, (), {"DATA.DATA_PATH": options.data_path})
-    data: Mapping[str, Any] = saved.get("DATA", {})
-    given = {"DATA_PATH": options.data_path}
-    if data.get("DATASET") == "digits":
-        given["DATASET"] = "folder"
-    return config_from_dict({**saved, "DATA": {**data, **given}})
+    return config_from_dict(with_data_path(saved, options.data_path))
 
 
 def project(values: np.ndarray, method: str) -> np.ndarray:

@@ -8,8 +8,6 @@ Starts under torchrun too. Exit status: 0; 2 for an error; 3 when stopped by a s
 import argparse
 import csv
 import itertools
-import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from io import StringIO
@@ -24,10 +22,10 @@ from swin.batches import Data
 from swin.config import Config, config_from_dict
 from swin.config.messages import program_name
 from swin.create import build_model, eval_transform_args
-from swin.distributed import from_main, setup_distributed, shutdown
+from swin.distributed import from_main, setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.evaluate import describe_data
-from swin.engine.run import evaluate_into, explain
+from swin.engine.run import evaluate_into, run_command
 from swin.engine.signals import StopRequest
 from swin.errors import CheckpointError
 from swin.evaluation.metrics import average_precisions
@@ -36,11 +34,12 @@ from swin.evaluation.views import MultiView
 from swin.logger import Logger
 from swin.models import SwinTransformer
 from swin.preprocess import SMALL_IMAGE_PX, as_size
-from swin.records import encode, write_atomically
+from swin.records import encode, write_atomically, write_json
 from swin.run_folder import RunFolder
 from swin.weights import load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes
 from swin.weights.source import Weights
+from tools.arguments import with_data_path
 from tools.report import report_folder
 
 _COMPARED = ("acc1", "acc5", "correct1", "seen", "loss", "balanced_accuracy", "macro_f1", "ece")
@@ -58,10 +57,9 @@ def build_config(weights: Weights, options: argparse.Namespace, **overrides: Any
         tree = {"MODEL": {"NAME": Path(weights.name).stem, "SWIN": swin}, "DATA": {"IMG_SIZE": size}}
         tree["TEST"] = {"CROP": transform["crop"]}
         tree["DATA"] |= {key.upper(): list(transform[key]) for key in ("mean", "std") if key in transform}
-    is_digits = tree.get("DATA", {}).get("DATASET") == "digits"
+    if options.data_path:
+        tree = with_data_path(tree, options.data_path)
     flags = {
-        "DATA.DATA_PATH": options.data_path,
-        "DATA.DATASET": "folder" if options.data_path and is_digits else None,  # digits have no path
         "DATA.BATCH_SIZE": options.batch_size,
         "DATA.NUM_WORKERS": options.workers,
         "DEVICE": options.device,
@@ -83,8 +81,6 @@ def evaluate_one(
         raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
     classes = weights.classes or imagenet_classes(len(head))
     data = job.make_data(need_train=False, classes=classes, split=options.split, keep_border=options.crops == 5)
-    for note in data.notes:
-        job.logger.warning(note)
     if data.part == "all" and cfg.DATA.VAL_SPLIT > 0:
         job.logger.warning("all images are evaluated; --split val takes those that the run has held out, if it can")
     if options.crops == 5 and not (cfg.TEST.CROP and max(as_size(cfg.DATA.IMG_SIZE)) > SMALL_IMAGE_PX):
@@ -123,7 +119,7 @@ def compare_settings(rows: list[dict[str, Any]], folder: Path) -> str:
     """Write sizes.json and sizes.csv, and return their content as a table."""
     columns = ("img_size", "window_size", *_COMPARED)
     table = [{key: row[key] for key in columns} for row in rows]
-    write_atomically(folder / "sizes.json", encode(json.dumps(table, indent=2) + "\n"))
+    write_json(folder / "sizes.json", table)
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -186,22 +182,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     options = parse(argv)
-    rank = int(os.environ.get("RANK", 0))
-    logger = Logger(is_main=rank == 0)
-    with StopRequest() as stop:
-        try:
-            run(options, logger, stop)
-        except BaseException as error:
-            stop.defer()
-            failure = explain(error, rank)
-            if failure is None:
-                raise
-            logger.error(str(failure))
-            return failure.exit_code
-        finally:
-            logger.close()
-            shutdown()
-    return 0
+    return run_command(lambda logger, stop: run(options, logger, stop))
 
 
 if __name__ == "__main__":

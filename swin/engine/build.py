@@ -48,12 +48,15 @@ class Job:
         return not self.cfg.MODEL.RESUME and (self.is_dry or not self.cfg.TRAIN.AUTO_RESUME)
 
     def make_data(self, **options: Any) -> Data:
-        """Open the config's data as this process sees them; `options` as for `build_data`."""
+        """Open the config's data as this process sees them, and say what is notable; `options` as for `build_data`."""
         dist, runs = self.dist, [] if self.is_fresh else [self.folder.path]
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
             runs.append(find_weight_file(self.cfg.MODEL.RESUME).parent.parent)
         options |= {"rank": dist.rank, "world_size": dist.world_size, "local_world_size": dist.local_world_size}
-        return dist.on_all("data", lambda: self.build_data(self.cfg, runs=runs, **options))
+        data = dist.on_all("data", lambda: self.build_data(self.cfg, runs=runs, **options))
+        for note in data.notes:
+            self.logger.warning(note)
+        return data
 
     def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
         """Make the config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""

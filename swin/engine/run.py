@@ -1,5 +1,7 @@
 """What a command line can ask for, once its config is read: throughput, evaluation, a dry run, or training."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +13,13 @@ from torch import nn
 from swin.batches import Data
 from swin.config import config_to_dict, dump_config
 from swin.config.tree import flatten
-from swin.distributed import explain_timeout, from_main, gather, is_collective_error
+from swin.distributed import explain_timeout, from_main, gather, is_collective_error, shutdown
 from swin.engine.build import Job, compile_model, describe_frozen
 from swin.engine.evaluate import describe_data, evaluate
 from swin.engine.picture import draw_first_batch
 from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
+from swin.engine.signals import StopRequest
 from swin.engine.step import train_step
 from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
@@ -24,6 +27,7 @@ from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, Proces
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
 from swin.evaluation.predictions import Predictions
 from swin.images import open_input
+from swin.logger import Logger
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
@@ -54,8 +58,6 @@ def run_evaluation(job: Job) -> None:
         raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
     weights = read_weights(file)
     data = job.make_data(need_train=False, classes=weights.classes, split=None)
-    for note in data.notes:
-        logger.warning(note)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}
@@ -114,8 +116,6 @@ def make_trainer(job: Job) -> Trainer:
     from_main(lambda: require_packages(cfg.LOGGERS))
     found = find_checkpoint(job)
     data = job.make_data()
-    for note in data.notes:
-        logger.warning(note)
     model = job.make_model(data.classes)
     if found is None and cfg.MODEL.PRETRAINED:
         logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
@@ -231,6 +231,33 @@ def begin_tracking(job: Job, trainer: Trainer) -> None:
     logger.hparams(flatten(config_to_dict(cfg)))
     if progress.step == 0:
         draw_first_batch(trainer)
+
+
+def run_command(action: Callable[[Logger, StopRequest], None]) -> int:
+    """Do what a command line asks for, and end as users and launchers expect; returns the exit status."""
+    rank = int(os.environ.get("RANK", 0))
+    logger = Logger(is_main=rank == 0)
+    with StopRequest() as stop:
+        try:
+            action(logger, stop)
+        except BaseException as error:
+            stop.defer()  # nothing interrupts the way out
+            return tell_failure(error, rank, logger)
+        finally:
+            logger.close()
+            shutdown()
+    return 0
+
+
+def tell_failure(error: BaseException, rank: int, logger: Logger) -> int:
+    """Tell a user what ended the program, in one message; returns the exit status. A bug in this program is raised."""
+    failure = explain(error, rank)
+    if failure is None:
+        raise error
+    logger.error(str(failure))
+    if rank and not failure.is_shared:  # such as an image that this process alone has decoded
+        print(f"error (process {rank}): {failure}", file=sys.stderr)
+    return failure.exit_code
 
 
 def explain(error: BaseException, rank: int) -> SwinError | None:

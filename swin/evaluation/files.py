@@ -1,12 +1,11 @@
 """What an evaluation writes into a folder, and the table of classes that it prints."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
-from swin.records import encode, make_folder, write_atomically
+from swin.records import make_folder, write_json
 
 _MAX_INDENTED, _MAX_ROWS, _NUM_WORST, _NAME_WIDTH = 20, 20, 10, 32
 
@@ -32,7 +31,7 @@ def write_evaluation(predictions: Predictions, folder: Path, more: dict[str, Any
     metrics["logits"] = "none" if predictions.logits is None else str(predictions.logits.dtype)
     predictions.save(folder / "predictions.npz")
     indent = 2 if len(predictions.classes) <= _MAX_INDENTED else None  # a matrix of 1,000 classes has a million lines
-    write_atomically(folder / "metrics.json", encode(json.dumps(metrics, indent=indent, ensure_ascii=False) + "\n"))
+    write_json(folder / "metrics.json", metrics, indent=indent)
     return metrics
 
 

@@ -6,8 +6,7 @@ Legend: N images, K classes.
 import csv
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from swin.errors import CheckpointError, DataError
 from swin.files import open_regular
-from swin.records import temporary_path, writing
+from swin.records import make_folder, replacing
 
 # Logits are kept in float32 up to the first number of values (64 MiB), in float16 up to the second (2 GiB), and not at
 # all above: the other columns, which most figures are read off, are computed in float32 and kept always.
@@ -207,9 +206,8 @@ class Predictions:
             "classes": np.array(list(self.classes), dtype=np.str_),
             "about": np.array(json.dumps(self.about)),
         }
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_arrays(path, {name: array for name, array in content.items() if array is not None})
+        make_folder(path.parent)
+        _write_arrays(path, {name: array for name, array in content.items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
@@ -250,8 +248,7 @@ class Predictions:
         head = ["file", "label", "class", "pred", "pred_class", "score"]
         form = ",%.9g" * (1 + (len(self.classes) if has_classes else 0)) + "\n"  # twice as fast as cell by cell
         with (
-            writing(path),
-            _replacing(path) as temporary,
+            replacing(path) as temporary,
             open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             csv.writer(file, lineterminator="\n").writerow([*head, *self.classes[: None if has_classes else 0]])
@@ -273,18 +270,7 @@ class Predictions:
 
 def _write_arrays(path: Path, content: dict[str, np.ndarray]) -> None:
     """Do what np.savez does, atomically; that one cannot name an array "file"."""
-    with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a temporary file, which takes the place of another one at the end if nothing fails."""
-    temporary = temporary_path(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from swin.errors import ConfigError
-from swin.records import encode, write_atomically
+from swin.records import write_json
 from swin.trackers.base import Run, Tracker
 from swin.trackers.mlflow import Mlflow
 from swin.trackers.tensorboard import TensorBoard
@@ -44,7 +44,7 @@ class Trackers:
             self._attempt(name, partial(self._start, name, Run(folder, run_name, ids.get(name))))
         found = {name: tracker.id for name, tracker in self._open.items() if tracker.id}
         if found.items() - ids.items():
-            write_atomically(path, encode(json.dumps({**ids, **found}, indent=2) + "\n"))
+            write_json(path, {**ids, **found})
 
     @property
     def places(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.arguments import check_page, command
-from tools.report.comparison import write_comparison
+from tools.report.comparison import compare_runs, write_comparison
 from tools.report.folder import report_folder
 from tools.report.sources import open_folder
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = page.with_suffix("")
     check_page(page)
     if several:
-        write_comparison([open_folder(run) for run in options.runs], page, folder)
+        opened = [open_folder(run) for run in options.runs]
+        write_comparison(compare_runs(opened), opened, page, folder)
     else:
         report_folder(options.runs[0], page)
     print(f"{page}: the report; its figures and report.json are in {folder}/")

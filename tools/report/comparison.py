@@ -35,9 +35,8 @@ def compare_runs(opened: Sequence[Opened]) -> dict[str, Any]:
     return {"runs": runs, "pairs": pairs, "measured": list(metrics), "recalls": recalls}
 
 
-def write_comparison(opened: Sequence[Opened], page: Path, folder: Path) -> Path:
-    """Write the page about several runs, and its figures and numbers into a folder; returns `page`."""
-    numbers = compare_runs(opened)
+def write_comparison(numbers: dict[str, Any], opened: Sequence[Opened], page: Path, folder: Path) -> Path:
+    """Write the page about what `compare_runs` found, and its figures and numbers into a folder; returns `page`."""
     make_folder(folder)
     names = Names.of(run["run"] for run in numbers["runs"])
     rows = {name: run.files.rows for name, run in zip(names.short, opened, strict=True) if run.files.rows}

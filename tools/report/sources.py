@@ -11,7 +11,6 @@ import yaml
 from torch import Tensor
 
 from data.build import build_data
-from data.loaders import EvalLoader
 from swin.config import Config, load_config
 from swin.config.tree import FLAT_DEFAULTS, flatten
 from swin.create import build_model
@@ -20,7 +19,7 @@ from swin.errors import DataError, SwinError, printable
 from swin.evaluation.metrics import measure
 from swin.evaluation.predictions import Predictions
 from swin.inference import Predictor
-from swin.preprocess import make_eval_transform
+from swin.preprocess import build_eval_resize, make_eval_transform
 from swin.weights import load_weights
 from tools.cam import make_cam
 from tools.report.thumbnails import Cam, Images
@@ -206,19 +205,19 @@ def open_images(opened: Opened) -> Images:
     runs = [opened.folder, *([opened.run] if opened.run else [])]
     split = str(predictions.about.get("split", "val"))
     val = build_data(opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split).val
-    assert isinstance(val, EvalLoader)
-    source, transform = val.source, val.transform
+    assert val is not None
+    resize = build_eval_resize(opened.config)
     places: dict[str, int] = {}
 
     def images(row: int) -> Tensor:
         name, index = predictions.names[row], row
-        if row >= len(source.labels) or source.name(row) != name:  # of an evaluation of some of the images
+        if row >= val.num_samples or val.name(row) != name:  # of an evaluation of some of the images
             if not places:
-                places.update((source.name(index), index) for index in range(len(source.labels)))
+                places.update((val.name(index), index) for index in range(val.num_samples))
             if name not in places:
                 raise DataError(f"{name} is not in the data set any more.")
             index = places[name]
-        return transform(source.read(index), name)[0]
+        return resize(val.read(index))
 
     return images
 
