@@ -11,7 +11,8 @@ from swin.errors import UNPRINTABLE
 
 _TYPES: dict[str, type[Any]] = {"null": type(None), "bool": bool, "int": int, "str": str}
 _WORDS = {"null": "null", "bool": "True or False", "int": "an integer", "float": "a number", "str": "text"}
-_PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
+_PLURALS = {"int": "integers", "float": "numbers", "str": "texts", "int|str": "integers or texts"}
+_BETWEEN_KINDS = re.compile(r"\|(?![^[]*\])")  # not the bars within a list's brackets
 
 # What file systems allow of a path, and of a name in it.
 _MAX_PATH_BYTES = 1000
@@ -27,7 +28,7 @@ class Key:
     """One option of the configuration; its name is the one under which a group lists it."""
 
     default: Any  # its type is that of the option, unless `kind` says more
-    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
+    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[int|str]"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
     one_of: tuple[str, ...] = ()  # texts that are allowed, also in a list; case is ignored, as by the official code
     retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
@@ -72,7 +73,7 @@ class Key:
 
     def describe_types(self) -> str:
         """Say the types in words, as in "null or a list of numbers"."""
-        options = self.kind.split("|")
+        options = _BETWEEN_KINDS.split(self.kind)
         return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
 
     def describe(self) -> str:
@@ -145,7 +146,7 @@ def _convert(value: Any, kind: str) -> Any:
     YAML 1.1 reads 2e-05, which has no point, as text; the official files are full of it.
     """
     is_bool = isinstance(value, bool)
-    for option in kind.split("|"):
+    for option in _BETWEEN_KINDS.split(kind):
         with suppress(TypeError, ValueError):
             if option[0] == "[" and isinstance(value, (list, tuple)):
                 return [_convert(item, option[1:-1]) for item in value]
