@@ -137,11 +137,9 @@ def _compare_with_variant(entries: Sequence[Entry], of_variant: Sequence[Entry],
             f"as {show_value(own.value)}, which wins"
         )
         if key in _ARCHITECTURE:
-            problems.add(
-                f"{line}: remove it there, or use a recipe for any variant, as --cfg finetune or scratch_small"
-            )
-        else:
-            warnings.append(f"{line}; for the variant's: --opts {key} {show_value(value)}")
+            problems.add(f"{line}: use a recipe without an architecture of its own, as --cfg finetune")
+            return []
+        warnings.append(f"{line}; for the variant's: --opts {key} {show_value(value)}")
     return readable_lines(warnings)
 
 
