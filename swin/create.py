@@ -8,7 +8,7 @@ from typing import Any
 from swin.config import Config
 from swin.errors import ConfigError
 from swin.models import SwinTransformer
-from swin.models.variants import find_variant
+from swin.variants import find_variant
 from swin.weights import load_weights
 
 

@@ -65,24 +65,41 @@ def make_schedule(
 def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int) -> Schedule:
     """Make the schedule of a configured run.
 
-    The base, warm-up and minimum learning rates are multiplied by `effective_batch / TRAIN.LR_REFERENCE_BATCH`, or used
-    as written when that key is 0. The official code ends its linear schedule at 1% of the peak whatever TRAIN.MIN_LR
-    says; here MIN_LR counts, which is the same for every recipe whose MIN_LR is 1% of its BASE_LR.
+    The base, warm-up and minimum learning rates are multiplied by `find_lr_factor`. The official code ends its linear
+    schedule at 1% of the peak whatever TRAIN.MIN_LR says; here MIN_LR counts, which is the same for every recipe whose
+    MIN_LR is 1% of its BASE_LR.
 
     The `effective_batch` are the samples of an update, over all processes and micro-batches, when the run began.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
-    scale = effective_batch / train.LR_REFERENCE_BATCH if train.LR_REFERENCE_BATCH else 1.0
+    scale = find_lr_factor(cfg, effective_batch)
     return make_schedule(
         name=scheduler.NAME,
         peak_lr=train.BASE_LR * scale,
         warmup_lr=train.WARMUP_LR * scale,
         min_lr=train.MIN_LR * scale,
         total_steps=train.EPOCHS * updates_per_epoch,
-        warmup_steps=train.WARMUP_EPOCHS * updates_per_epoch,
+        warmup_steps=count_warmup_steps(cfg, updates_per_epoch),
         warmup_prefix=scheduler.WARMUP_PREFIX,
         decay_steps=scheduler.DECAY_EPOCHS * updates_per_epoch,
         decay_rate=scheduler.DECAY_RATE,
         milestones=[epoch * updates_per_epoch for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
     )
+
+
+def find_lr_factor(cfg: Config, effective_batch: int) -> float:
+    """Return by how much the config's three rates are multiplied for a batch; 1 where LR_REFERENCE_BATCH is 0.
+
+    Source: linear, arXiv 1706.02677, section 2.1, for SGD; sqrt, arXiv 2205.10287, for Adam.
+    """
+    reference = cfg.TRAIN.LR_REFERENCE_BATCH
+    ratio = effective_batch / reference if reference else 1.0
+    return math.sqrt(ratio) if cfg.TRAIN.LR_SCALING == "sqrt" else ratio
+
+
+def count_warmup_steps(cfg: Config, updates_per_epoch: int) -> int:
+    """Return the updates of the warm-up: whole epochs, or the nearest number to a share of the run."""
+    warmup = cfg.TRAIN.WARMUP_EPOCHS
+    epochs = warmup * cfg.TRAIN.EPOCHS if isinstance(warmup, float) else warmup
+    return round(epochs * updates_per_epoch)

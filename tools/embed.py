@@ -108,7 +108,7 @@ def open_source(options: argparse.Namespace, predictor: Predictor) -> tuple[Sour
     """Open the images that the options name, or else the data set of the checkpoint's own config; and their classes."""
     if options.input:
         return _open_folder(options.input, predictor)
-    cfg = _data_config(options)
+    cfg = data_config(options)
     runs = (options.checkpoint, options.checkpoint.resolve().parent.parent)  # a folder's saved split, if it has one
     need_train = options.split == "train"
     sets = open_sets(cfg, runs=runs, need_train=need_train)  # classes are the data's own: any images have features
@@ -130,7 +130,8 @@ def _open_folder(path: Path, predictor: Predictor) -> tuple[Source, list[str]]:
     return source, classes
 
 
-def _data_config(options: argparse.Namespace) -> Config:
+def data_config(options: argparse.Namespace) -> Config:
+    """Return the config of --data-path as the checkpoint's run reads images, or else of that run's own data."""
     saved = read_weights(options.checkpoint).config
     if options.data_path is None:
         cfg = config_from_dict(saved or {})

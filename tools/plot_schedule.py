@@ -18,7 +18,7 @@ from swin.config import Config, load_config
 from swin.create import build_model
 from swin.engine.progress import Progress
 from swin.optim import parameter_groups
-from swin.schedule import build_schedule
+from swin.schedule import build_schedule, count_warmup_steps
 from tools.arguments import command, positive
 from tools.pictures import plain, require, save_picture
 
@@ -50,7 +50,7 @@ class Plan:
     @property
     def warmup_steps(self) -> int:
         """Updates of the warm-up."""
-        return int(self.cfg.TRAIN.WARMUP_EPOCHS * self.progress.updates_per_epoch)
+        return count_warmup_steps(self.cfg, self.progress.updates_per_epoch)
 
     def facts(self) -> dict[str, Any]:
         """Return what the picture shows in numbers; of the rates those at the beginning of each epoch and the last."""

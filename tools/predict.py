@@ -18,6 +18,7 @@ from tqdm import tqdm
 from swin.config.messages import program_name
 from swin.errors import DataError
 from swin.inference import Predictor, list_images, load_predictor
+from swin.weights.files import find_weight_file
 from tools.arguments import command, positive
 
 Row = dict[str, Any]
@@ -79,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program_name("swin-predict", "python -m tools.predict"), description="Predict the classes of image files."
     )
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run, or its folder"
+    )
     parser.add_argument("--input", required=True, type=Path, metavar="PATH", help="an image, or a folder of images")
     parser.add_argument("--top-k", type=positive, default=5, help="classes to show, at most all (default: 5)")
     parser.add_argument("--format", choices=sorted(_PRINTERS), default="text", help="output (default: text)")
@@ -90,7 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors: list[DataError] = []
     if not source.exists():
         raise DataError(f"--input {source} does not exist: give an image file or a folder of images.")
+    if (source / "config.yaml").is_file():
+        raise DataError(f"--input {source} is the folder of a run: give that as --checkpoint, and images as --input.")
     predictor = load_predictor(arguments.checkpoint, device=arguments.device)
+    used = find_weight_file(arguments.checkpoint)
+    if used != Path(arguments.checkpoint) and used.name == "last.pth":
+        print(f"note: there is no best.pth in {used.parent} yet, so that last.pth is used", file=sys.stderr)
     files = list_images(source, predictor.channels) if source.is_dir() else [source]
     rows = predict_files(predictor, files, arguments.batch_size, arguments.top_k, errors)
     # Only a terminal gets the bar, and not among rows that it shows as they come.

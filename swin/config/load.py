@@ -3,6 +3,7 @@
 import copy
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,17 @@ from swin.config.sources import Entry, Problems, find_recipe, read_file, read_op
 from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, Layer, flatten, nest
 from swin.config.validate import validate
 from swin.errors import ConfigError
+from swin.variants import find_variant
+
+_ARCHITECTURE = ("MODEL.SWIN.EMBED_DIM", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS")
 
 
 def load_config(
     path: str | os.PathLike[str] | None = None, opts: Sequence[Any] = (), overrides: Mapping[str, Any] | None = None
 ) -> Config:
     """Resolve a configuration: the defaults, then the file after its BASE files, then `opts`, then `overrides`.
+
+    What MODEL.VARIANT stands for lies just above the defaults, wherever it is given.
 
     Args:
         path: YAML file, or the bare name of a recipe that comes with this package; None for the defaults alone.
@@ -67,7 +73,10 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     values = copy.deepcopy(FLAT_DEFAULTS)
     layers: dict[str, Layer] = {}
     refused: set[str] = set()
-    for name, value, where in entries:
+    entries = list(entries)
+    of_variant = _read_variant(entries, problems)
+    warnings = [*warnings, *_compare_with_variant(entries, of_variant, problems)]
+    for name, value, where in of_variant + entries:
         if name not in KEYS:
             # Looking for names that are near takes a while, and readable_lines shows only so many.
             problems.add(f"{where}: {explain_unknown(name) if len(problems.lines) < MAX_LINES else name}")
@@ -87,6 +96,59 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     cfg = Config(nest(values), layers, (*warnings, *found))
     cfg.freeze()
     return cfg
+
+
+def _read_variant(entries: Sequence[Entry], problems: Problems) -> list[Entry]:
+    """Return what the MODEL.VARIANT that was given last stands for; nothing where there is none."""
+    last = next((entry for entry in reversed(entries) if entry.key == "MODEL.VARIANT"), None)
+    if last is None or not isinstance(last.value, str) or not last.value:  # another type is refused with its key
+        return []
+    try:
+        variant = find_variant(last.value)
+    except ConfigError as error:
+        problems.add(f"{last.where}: MODEL.VARIANT: {error}")
+        return []
+    values = {
+        "MODEL.NAME": last.value,
+        "DATA.IMG_SIZE": variant.img_size,
+        **{key: getattr(variant, key.rpartition(".")[2].lower()) for key in _ARCHITECTURE},
+        "MODEL.SWIN.WINDOW_SIZE": variant.window_size,
+    }
+    return [Entry(key, value, f"MODEL.VARIANT {last.value}") for key, value in values.items()]
+
+
+def _compare_with_variant(entries: Sequence[Entry], of_variant: Sequence[Entry], problems: Problems) -> list[str]:
+    """Compare a variant with values that an earlier source, as a recipe below --opts, gives in its place.
+
+    Another architecture is a problem: what was asked for last would not be trained. Another size is a warning.
+    """
+    if not of_variant:
+        return []
+    place, variant = [(place, entry) for place, entry in enumerate(entries) if entry.key == "MODEL.VARIANT"][-1]
+    earlier = {entry.key: entry for entry in entries[:place] if _file_of(entry) != _file_of(variant)}
+    later = {entry.key for entry in entries[place:]}
+    warnings = []
+    for key, value, _ in of_variant:
+        own = earlier.get(key)
+        if own is None or key in later or key == "MODEL.NAME" or _as_list(own.value) == _as_list(value):
+            continue
+        line = (
+            f"{variant.where}: MODEL.VARIANT {variant.value} has {key} {show_value(value)}, but {own.where} gives it "
+            f"as {show_value(own.value)}, which wins"
+        )
+        if key in _ARCHITECTURE:
+            problems.add(f"{line}: use a recipe without an architecture of its own, as --cfg finetune")
+            return []
+        warnings.append(f"{line}; for the variant's: --opts {key} {show_value(value)}")
+    return readable_lines(warnings)
+
+
+def _file_of(entry: Entry) -> str:
+    return re.sub(r":\d+$", "", entry.where)
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _hint(value: Any, kind: str) -> str:

@@ -15,6 +15,7 @@ from swin.config.keys import KEYS
 from swin.config.messages import did_you_mean, show_value
 from swin.config.plain_yaml import PlainLoader
 from swin.config.tree import GROUPS
+from swin.variants import ALIASES, VARIANTS
 
 # What all files and options together may hold, in bytes; a file counts as 1,000 at least, an alias as all that it
 # stands for. The configs of this project have 5,000.
@@ -49,10 +50,14 @@ class Problems:
 
 
 def find_recipe(name: str) -> str:
-    """Find a recipe of this package by its bare name, as in swin_digits; `name` itself where there is none."""
-    path = os.path.join(RECIPES, f"{name}.yaml")
-    is_bare = name == Path(name).stem and not os.path.isfile(name)
-    return path if is_bare and os.path.isfile(path) else name
+    """Find a recipe of this package, as swin_digits or configs/swin_digits.yaml; `name` itself where there is none.
+
+    A file of that name is what is meant, wherever there is one.
+    """
+    folder, end = os.path.split(name)
+    path = os.path.join(RECIPES, f"{end.removesuffix('.yaml')}.yaml")
+    is_recipe = folder in ("", RECIPES.name) and not os.path.isfile(name) and os.path.isfile(path)
+    return path if is_recipe else name
 
 
 def read_file(path: str, problems: Problems, where: str = "", chain: tuple[str, ...] = ()) -> list[Entry]:
@@ -138,18 +143,29 @@ def _read_text(name: str, problems: Problems, prefix: str) -> str:
             )
         return raw.decode("utf-8-sig")
     except FileNotFoundError:
-        folder = Path(name).parent
-        near = {path.name: str(path) for path in folder.glob("*.y*ml")} if folder.is_dir() else {}
-        if not prefix and folder == Path():  # a recipe's name may have been meant
-            near |= {path.stem: path.stem for path in RECIPES.glob("*.yaml")}
-        close = difflib.get_close_matches(Path(name).name, near, n=1)
-        message = f"does not exist: expected a YAML file{did_you_mean(near[match] for match in close)}"
+        message = f"does not exist: expected a YAML file{did_you_mean(_nearest_files(Path(name), bool(prefix)))}"
     except UnicodeDecodeError:
         message = "is not UTF-8 text: expected a YAML file"
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
     problems.add(f"{prefix}{name} {message}", is_file_missing=True)
     return ""
+
+
+def _nearest_files(path: Path, is_base: bool) -> list[str]:
+    """Return up to three files beside a missing one, or recipes, that may be meant, all about as likely."""
+    near = {file.name: str(file) for file in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    name = path.name
+    if not is_base and path.parent in (Path(), Path(RECIPES.name)):
+        recipes = {file.stem for file in RECIPES.glob("*.yaml")}
+        variants = {**ALIASES, **dict.fromkeys(VARIANTS)}
+        for spelling, variant in ((spelling, ALIASES.get(spelling, spelling)) for spelling in variants):
+            near[spelling] = variant if variant in recipes else f"finetune --opts MODEL.VARIANT {variant}"
+        near |= {recipe: recipe for recipe in recipes}
+        name = path.name.removesuffix(".yaml")
+    matches = difflib.get_close_matches(name[:100], near, n=3)
+    likeness = [difflib.SequenceMatcher(None, match, name).ratio() for match in matches]
+    return [near[match] for match, ratio in zip(matches, likeness, strict=True) if ratio > likeness[0] - 0.05]
 
 
 def _parse(text: str, name: str, problems: Problems) -> list[Entry]:

@@ -100,10 +100,17 @@ def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
-    if v["TRAIN.WARMUP_EPOCHS"] >= v["TRAIN.EPOCHS"]:
+    warmup = v["TRAIN.WARMUP_EPOCHS"]
+    is_share = isinstance(warmup, float)
+    if is_share and warmup >= 1:
+        yield (
+            f"{{TRAIN.WARMUP_EPOCHS}}: expected {KEYS['TRAIN.WARMUP_EPOCHS'].expected}"
+            f"{f'; write {warmup:.0f} for epochs' if warmup.is_integer() else ''}"
+        )
+    elif warmup >= v["TRAIN.EPOCHS"]:
         yield (
             "{TRAIN.WARMUP_EPOCHS} must be less than {TRAIN.EPOCHS}, or the learning rate never reaches its peak: "
-            "lower WARMUP_EPOCHS (0 for none) or raise EPOCHS"
+            "a share of the run fits any number of epochs, as --opts TRAIN.WARMUP_EPOCHS 0.1 (0 for none)"
         )
     if v["TRAIN.START_EPOCH"] >= v["TRAIN.EPOCHS"]:
         yield "{TRAIN.START_EPOCH} must be less than {TRAIN.EPOCHS}: nothing would be trained"
@@ -113,7 +120,7 @@ def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: expected increasing epochs, each later than the one before"
     if is_multistep and not steps:
         yield f"{key}: the multistep schedule needs at least one epoch at which to lower the learning rate"
-    if is_multistep and min(steps, default=math.inf) < v["TRAIN.WARMUP_EPOCHS"]:
+    if is_multistep and min(steps, default=math.inf) < warmup * (v["TRAIN.EPOCHS"] if is_share else 1):
         yield f"{key}: expected epochs after the warm-up ({{TRAIN.WARMUP_EPOCHS}})"
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from swin.engine.trainer import Trainer
+from swin.schedule import count_warmup_steps
 
 
 def describe_plan(trainer: Trainer) -> str:
@@ -12,7 +13,8 @@ def describe_plan(trainer: Trainer) -> str:
     rates = [trainer.schedule(step) for step in range(0, steps, max(1, steps // 2000))] + [trainer.schedule(steps - 1)]
     scaled = f"base {cfg.TRAIN.BASE_LR:g}"
     if cfg.TRAIN.LR_REFERENCE_BATCH:
-        scaled += f" x {progress.total_batch}/{cfg.TRAIN.LR_REFERENCE_BATCH}"
+        ratio = f"{progress.total_batch}/{cfg.TRAIN.LR_REFERENCE_BATCH}"
+        scaled += f" x sqrt({ratio})" if cfg.TRAIN.LR_SCALING == "sqrt" else f" x {ratio}"
     if cfg.TRAIN.LAYER_DECAY != 1:
         scaled += f", x {cfg.TRAIN.LAYER_DECAY:g} for each block below the head"
     if trainer.rollbacks:
@@ -24,7 +26,8 @@ def describe_plan(trainer: Trainer) -> str:
         f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
-        f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}\n"
+        f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}, "
+        f"the first {count_warmup_steps(cfg, progress.updates_per_epoch)} of them warm-up\n"
         f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
@@ -61,12 +64,13 @@ def find_doubts(trainer: Trainer) -> list[str]:
             f"stay those that were planned for {planned}, at the same images. For {planned} again, change --batch-size "
             "or --accumulation-steps; for other rates, start anew with --pretrained and another --tag."
         )
-    # Recipes are made for twice the reference (1024 and 512): a hundredth of their own peak is a fiftieth of the base.
-    if reference and 50 * planned < reference:
+    # A sixteenth: the linear rule is then four times below the square root, the rule for AdamW.
+    if train.LR_SCALING == "linear" and 16 * planned < reference:
+        accumulation = -(-reference * train.ACCUMULATION_STEPS // planned)
         found.append(
-            f"the peak learning rate {train.BASE_LR * planned / reference:.1e} is a hundredth of the recipe's own "
-            f"or less, since {planned} images an update are few beside TRAIN.LR_REFERENCE_BATCH {reference}: little "
-            "will be learned. Raise --accumulation-steps, or set TRAIN.LR_REFERENCE_BATCH 0 and write TRAIN.BASE_LR, "
-            "TRAIN.WARMUP_LR and TRAIN.MIN_LR for your batch."
+            f"the peak learning rate {train.BASE_LR * planned / reference:.1e} is small, since {planned} images an "
+            f"update are few beside TRAIN.LR_REFERENCE_BATCH {reference}: little will be learned. For the recipe's own "
+            f"rates: --accumulation-steps {accumulation}. For this batch: --opts TRAIN.LR_SCALING sqrt, which peaks at "
+            f"{train.BASE_LR * (planned / reference) ** 0.5:.1e}; or set TRAIN.LR_REFERENCE_BATCH 0 and your own rates."
         )
     return found

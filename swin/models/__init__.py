@@ -3,6 +3,6 @@
 from swin.models.flops import count_flops, count_parameters
 from swin.models.freeze import freeze
 from swin.models.swin import SwinTransformer
-from swin.models.variants import VARIANTS, list_models
+from swin.variants import VARIANTS, list_models
 
 __all__ = ["VARIANTS", "SwinTransformer", "count_flops", "count_parameters", "freeze", "list_models"]

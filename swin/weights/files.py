@@ -91,6 +91,11 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def _check_is_file(path: Path) -> None:
+    if (path / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{path} is the folder of a run that has saved no weights: neither checkpoints/best.pth nor last.pth is "
+            "there. Train it further, or give another checkpoint."
+        )
     if not path.is_file():
         what = "is a folder without weights" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}; give a .pth or .safetensors file, or a run's folder.")

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from swin.errors import CheckpointError
 from swin.models.swin import SwinTransformer
+from swin.variants import name_architecture
 from swin.weights.formats import DERIVED_BUFFERS
 from swin.weights.labels import imagenet_classes, match_classes
 from swin.weights.resize import resize_to
-from swin.weights.source import Weights, read_weights
+from swin.weights.source import Weights, model_arguments, read_weights
 
 _HEAD = ("head.weight", "head.bias")
 
@@ -150,8 +151,18 @@ def _fit_body(model: SwinTransformer, source: Weights, report: LoadReport, min_m
             f"{source.name} does not fit the model: {num_fitted} of the model's {len(needed)} tensors and the file's "
             f"{len(offered)} in patch embedding and layers go together; at least {min_matched:.0%} are needed. It most "
             f"likely belongs to another architecture; the first that differ: {', '.join(missing[:3])}."
+            f"{_suggest_variant(source)}"
         )
     return fitted
+
+
+def _suggest_variant(source: Weights) -> str:
+    """Say which published model a file is of, and how to train that; nothing where it is of none."""
+    try:
+        name = name_architecture(model_arguments(source.tensors))
+    except CheckpointError:
+        return ""
+    return f" The file is a {name}: --opts MODEL.VARIANT {name} trains this model." if name else ""
 
 
 def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:

@@ -187,14 +187,21 @@ def test_a_run_that_stopped_in_an_epoch_of_other_data_is_not_guessed(runner, sha
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "warns"), [(8, True), (10, True), (11, False), (1024, False)], ids=lambda value: str(value)
+    ("batch_size", "warns"), [(8, True), (31, True), (32, False), (1024, False)], ids=lambda value: str(value)
 )
 def test_a_batch_that_leaves_nothing_of_the_rate_is_told(runner, batch_size, warns):
-    # A fiftieth of the reference is a hundredth of the rate that the official recipes have at their batch of 1024.
+    # At a sixteenth of the reference the linear rule is four times below the square root.
     options = ["TRAIN.LR_REFERENCE_BATCH", "512", "TRAIN.EPOCHS", "1"]
     assert runner("plan", "--dry-run", "--batch-size", str(batch_size), "--opts", *options) == 0
     text = runner.text()
     assert ("set TRAIN.LR_REFERENCE_BATCH 0" in text) == warns
+    if batch_size == 8:
+        assert "the peak learning rate 3.1e-05 is small" in text
+        assert "--accumulation-steps 64" in text
+        assert "which peaks at 2.5e-04" in text
+    assert runner("plan", "--dry-run", "--batch-size", "8", "--opts", *options, "TRAIN.LR_SCALING", "sqrt") == 0
+    assert "x sqrt(8/512)): first" in runner.text()
+    assert "set TRAIN.LR_REFERENCE_BATCH 0" not in runner.text()
 
 
 def test_the_changes_are_what_they_say():

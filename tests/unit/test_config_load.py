@@ -286,6 +286,10 @@ def test_a_bare_name_is_a_recipe_from_any_folder(tmp_path: Path, monkeypatch: py
     (tmp_path / "swin_digits").mkdir()  # such as the output of a run: a folder is no config
     assert load_config("swin_digits").DATA.DATASET == "digits"
     assert error_of("swin_digit") == "swin_digit does not exist: expected a YAML file; did you mean swin_digits?"
+    assert load_config("swin_digits.yaml") == load_config("configs/swin_digits.yaml") == load_config("swin_digits")
+    assert "did you mean swin_tiny?" in error_of("swin_tiny_patch4_window7_224")
+    assert "did you mean swin_tiny?" in error_of("configs/Swin-Tiny.yaml")
+    assert "did you mean finetune --opts MODEL.VARIANT swin_base_384_22k?" in error_of("swin_base_384_22")
     assert "did you mean" not in error_of("elsewhere/swin_digit")
     assert "did you mean" not in error_of(write(tmp_path, "leaf.yaml", "BASE: swin_digit\n"))
     write(tmp_path, "swin_tiny", "SEED: 5\n")

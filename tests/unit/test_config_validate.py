@@ -151,6 +151,17 @@ def test_warmup_is_shorter_than_training() -> None:
     (line,) = errors(TRAIN__EPOCHS=20)
     assert line.startswith("TRAIN.WARMUP_EPOCHS = 20 (default) must be less than TRAIN.EPOCHS = 20 (command line)")
     assert errors(TRAIN__EPOCHS=21) == []
+    assert "--opts TRAIN.WARMUP_EPOCHS 0.1" in line
+    assert errors(TRAIN__EPOCHS=1, TRAIN__WARMUP_EPOCHS=0.99) == []
+    (line,) = errors(TRAIN__WARMUP_EPOCHS=5.0)
+    assert line == (
+        "TRAIN.WARMUP_EPOCHS = 5.0 (command line): expected a whole number of epochs, or a share of the run below 1, "
+        "as 0.1; write 5 for epochs"
+    )
+    assert errors(TRAIN__WARMUP_EPOCHS=1.5)[0].endswith("as 0.1")
+    steps = {"TRAIN__LR_SCHEDULER__NAME": "multistep", "TRAIN__LR_SCHEDULER__MULTISTEPS": [30], "TRAIN__EPOCHS": 100}
+    assert errors(**steps, TRAIN__WARMUP_EPOCHS=0.3) == []
+    assert "expected epochs after the warm-up" in errors(**steps, TRAIN__WARMUP_EPOCHS=0.31)[0]
     assert "nothing would be trained" in errors(TRAIN__EPOCHS=30, TRAIN__START_EPOCH=30)[0]
 
 

@@ -31,6 +31,7 @@ def frozen_names(model):
         ([0], ("layers.0.",)),
         ([0, 1], ("layers.0.", "layers.1.")),
         (["patch_embed", "layers.0"], ("patch_embed.", "layers.0.")),
+        ([0, "patch_embed"], ("patch_embed.", "layers.0.")),
         (["layers.[01].blocks"], ("layers.0.blocks.", "layers.1.blocks.")),
         (["head.bias"], ("head.bias",)),
     ],
@@ -104,7 +105,8 @@ def test_the_config_freezes_when_the_state_is_built():
     assert trained == len(list(model.parameters())) - len(frozen_names(model))
     assert describe_frozen(model).startswith("frozen (TRAIN.FREEZE): ")
     assert load_config(opts=["TRAIN.FREEZE", "[0, 1]"]).TRAIN.FREEZE == [0, 1]
-    with pytest.raises(ConfigError, match="list of integers or a list of texts"):
+    assert load_config(opts=["TRAIN.FREEZE", "[0, patch_embed]"]).TRAIN.FREEZE == [0, "patch_embed"]
+    with pytest.raises(ConfigError, match="a list of integers or texts"):
         load_config(opts=["TRAIN.FREEZE", "patch_embed"])
 
 

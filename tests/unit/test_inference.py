@@ -12,7 +12,7 @@ from swin.errors import CheckpointError, ConfigError, DataError
 from swin.images import to_pixels
 from swin.inference import inference_model, list_images, load_predictor, make_predictor
 from swin.models import VARIANTS
-from swin.models.variants import Variant
+from swin.variants import Variant
 
 KEYS = {"pred_scores", "pred_label", "pred_score", "pred_class"}
 CLASSES = ["red", "green", "blue"]

@@ -140,3 +140,21 @@ def test_as_a_command_whose_reader_leaves(files):
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=60) == 0
+
+
+def test_the_folder_of_a_run(files, capsys):
+    """Its checkpoint is used, the last one with a note; it is no folder of images, though it holds a picture."""
+    run = files / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("SEED: 0\n")
+    Image.new("RGB", (20, 20)).save(run / "batch.png")
+    image = str(files / "images" / "a.png")
+    assert main(["--checkpoint", str(run), "--input", image]) == 2
+    assert f"{run} is the folder of a run that has saved no weights" in capsys.readouterr().err
+    (files / "best.pth").rename(run / "checkpoints" / "last.pth")
+    assert main(["--checkpoint", str(run), "--input", image]) == 0
+    captured = capsys.readouterr()
+    assert 'the "dog"' in captured.out
+    assert captured.err == f"note: there is no best.pth in {run / 'checkpoints'} yet, so that last.pth is used\n"
+    assert main(["--checkpoint", str(run), "--input", str(run)]) == 2
+    assert "is the folder of a run: give that as --checkpoint" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swin.config import Config, load_config
-from swin.models import VARIANTS
+from swin.models import VARIANTS, SwinTransformer, freeze
 from swin.schedule import build_schedule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -155,6 +155,49 @@ def test_torchvisions_recipe() -> None:
     values = rates(cfg, 1024)
     assert (values[0], max(values)) == (pytest.approx(1e-5), pytest.approx(1e-3))
     assert (cfg.AUG.AUTO_AUGMENT, cfg.TRAIN.EMA.ENABLE, cfg.TRAIN.WEIGHT_DECAY) == ("ta_wide", True, 0.05)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["finetune", "probe"])
+def test_recipes_for_any_variant_take_each(name: str, variant: str) -> None:
+    cfg, row = load_config(name, ["MODEL.VARIANT", variant, "TRAIN.EPOCHS", "1"]), VARIANTS[variant]
+    numbers = (row.embed_dim, row.depths, row.num_heads, row.window_size, row.img_size)
+    assert (architecture(cfg), cfg.MODEL.NAME, cfg.warnings) == (numbers, name, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "peaks"),
+    [
+        ("finetune", {8: 2.5e-5, 32: 5e-5, 128: 1e-4, 1024: 2.83e-4}),
+        ("scratch_small", {8: 7e-4, 32: 1.4e-3, 128: 2.8e-3}),
+        ("probe", {16: 5e-4, 64: 1e-3, 1024: 4e-3}),
+        ("in1k_100e", {1024: 1e-3, 4096: 4e-3}),
+    ],
+)
+def test_peaks_by_batch(name: str, peaks: dict[int, float]) -> None:
+    for batch, peak in peaks.items():
+        assert max(rates(load(name), batch)) == pytest.approx(peak, rel=1e-3)
+
+
+def test_the_probe_trains_the_head_alone() -> None:
+    model = SwinTransformer(embed_dim=8, depths=(1, 1), num_heads=(1, 1), num_classes=3, ape=False)
+    freeze(model, load("probe").TRAIN.FREEZE)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"head.weight", "head.bias"}
+
+
+def test_the_short_schedule_differs_from_the_published_one_where_it_says() -> None:
+    short, full = load("in1k_100e"), load("swin_tiny")
+    assert training(short) == (100, 0.1, *SCRATCH[2:])
+    assert architecture(short) == architecture(full)
+    assert (short.AUG.MIXUP, short.AUG.CUTMIX, short.AUG.REPROB) == (0.2, 0.0, 0.0)
+    assert architecture(load_config("in1k_100e", ["MODEL.VARIANT", "swin_base"])) == architecture(load("swin_base"))
+
+
+@pytest.mark.parametrize("name", ["finetune", "probe", "scratch_small", "in1k_100e"])
+def test_a_header_says_what_to_expect(name: str) -> None:
+    assert "Expected" in header(name)
+    assert len((CONFIGS / f"{name}.yaml").read_text().splitlines()) < 50
 
 
 # What the official repository's configs/swin/*.yaml say: the values that follow its defaults are not in them.

@@ -4,9 +4,9 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
-from swin.config import load_config
+from swin.config import flatten, load_config
 from swin.errors import ConfigError
-from swin.schedule import build_schedule, make_schedule
+from swin.schedule import build_schedule, count_warmup_steps, find_lr_factor, make_schedule
 
 COMMON = {"peak_lr": 1.0, "warmup_lr": 0.1, "min_lr": 0.01, "total_steps": 100, "warmup_steps": 10}
 
@@ -79,3 +79,25 @@ def test_milestones_are_epochs():
     options = ["TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", "[30, 60]"]
     schedule = build_schedule(load_config(opts=options), effective_batch=512, updates_per_epoch=10)
     assert (schedule(299), schedule(300), schedule(600)) == pytest.approx((5e-4, 5e-5, 5e-6))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epochs", "steps"), [("0.1", 2, 2), ("0.1", 300, 300), ("0.05", 1, 0), ("1", 2, 10)]
+)
+def test_a_warm_up_may_be_a_share_of_the_run(warmup, epochs, steps):
+    cfg = load_config(opts=["TRAIN.WARMUP_EPOCHS", warmup, "TRAIN.EPOCHS", epochs, "TRAIN.LR_REFERENCE_BATCH", 0])
+    assert count_warmup_steps(cfg, 10) == steps
+    schedule = build_schedule(cfg, effective_batch=7, updates_per_epoch=10)
+    assert schedule(steps) == pytest.approx(5e-4)
+    assert steps == 0 or schedule(0) == pytest.approx(5e-7)
+    assert load_config(None, (), flatten(cfg)) == cfg, "a share is dumped as a share"
+
+
+def test_rates_may_follow_the_square_root_of_the_batch():
+    cfg = load_config(opts=["TRAIN.LR_SCALING", "sqrt"])
+    for batch, factor in ((512, 1.0), (8, 0.125), (2048, 2.0)):
+        schedule = build_schedule(cfg, effective_batch=batch, updates_per_epoch=10)
+        assert (schedule(0), schedule(200), schedule(3000)) == pytest.approx(
+            (5e-7 * factor, 5e-4 * factor, 5e-6 * factor)
+        )
+    assert find_lr_factor(load_config(opts=["TRAIN.LR_SCALING", "sqrt", "TRAIN.LR_REFERENCE_BATCH", 0]), 8) == 1.0

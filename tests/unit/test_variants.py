@@ -8,7 +8,7 @@ from swin.create import create_model
 from swin.errors import ConfigError
 from swin.models import VARIANTS, count_flops, count_parameters, list_models
 from swin.models.flops import count_module_flops
-from swin.models.variants import find_variant
+from swin.variants import find_variant
 
 # Published: millions of parameters, and multiply-adds in 1e9 as the official repository and as mmpretrain count them.
 PUBLISHED = {

@@ -190,3 +190,15 @@ def test_a_models_arguments_are_read_off_its_weights(changes):
 def test_arguments_of_no_swin_transformer():
     with pytest.raises(CheckpointError, match="whole Swin Transformer V1"):
         model_arguments({"head.weight": torch.zeros(1)})
+
+
+def test_a_file_of_a_known_architecture_says_how_to_train_it():
+    source = create_model("swin_small", num_classes=2).state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"The file is a swin_small: --opts MODEL\.VARIANT swin_small trains this"
+    ):
+        load_weights(make(), source)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(make(embed_dim=16), make().state_dict())
+    assert "another architecture" in str(caught.value)
+    assert "The file is" not in str(caught.value)

@@ -12,7 +12,8 @@ from swin.errors import UNPRINTABLE
 
 _TYPES: dict[str, type[Any]] = {"null": type(None), "bool": bool, "int": int, "str": str}
 _WORDS = {"null": "null", "bool": "True or False", "int": "an integer", "float": "a number", "str": "text"}
-_PLURALS = {"int": "integers", "float": "numbers", "str": "texts"}
+_PLURALS = {"int": "integers", "float": "numbers", "str": "texts", "int|str": "integers or texts"}
+_BETWEEN_KINDS = re.compile(r"\|(?![^[]*\])")  # not the bars within a list's brackets
 
 # What file systems allow of a path, and of a name in it.
 _MAX_PATH_BYTES = 1000
@@ -28,12 +29,9 @@ class Key:
     """One option of the configuration; its name is the one under which a group lists it."""
 
     default: Any  # its type is that of the option, unless `kind` says more
-    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"; or "{str}"
+    kind: str = ""  # alternatives by "|", lists in brackets, as in "null|[int|str]"; or a mapping, "{str}"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
-    one_of: tuple[
-        str, ...
-    ] = ()  # texts that are allowed, also in a list, or as the names in a mapping "{str}"; case is
-    # ignored, as by the official code
+    one_of: tuple[str, ...] = ()  # allowed texts, also in a list, or names in a mapping; case is ignored, as officially
     retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
@@ -80,7 +78,7 @@ class Key:
         """Say the types in words, as in "null or a list of numbers"."""
         if self.kind == "{str}":
             return f"a mapping, as {{{self.one_of[0]}: NAME}}"
-        options = self.kind.split("|")
+        options = _BETWEEN_KINDS.split(self.kind)
         return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
 
     def describe(self) -> str:
@@ -158,7 +156,7 @@ def _convert(value: Any, kind: str) -> Any:
     is_bool = isinstance(value, bool)
     if kind == "{str}" and isinstance(value, Mapping):
         return {_convert(name, "str"): _convert(item, "str") for name, item in value.items()}
-    for option in kind.split("|"):
+    for option in _BETWEEN_KINDS.split(kind):
         with suppress(TypeError, ValueError):
             if option[0] == "[" and isinstance(value, (list, tuple)):
                 return [_convert(item, option[1:-1]) for item in value]

@@ -32,8 +32,12 @@ MODEL = {
         expected="swin (Swin Transformer V1), the only model family that is supported now",
     ).means("""
         Model family. This version trains "swin" (Swin Transformer V1), and accepts the keys of the others."""),
+    "VARIANT": Key("", is_new=True).means("""
+        A published model, as swin_tiny or swin_base_384 (docs/models.md lists them): gives MODEL.SWIN.EMBED_DIM,
+        DEPTHS, NUM_HEADS and WINDOW_SIZE, DATA.IMG_SIZE and MODEL.NAME the values that it has, unless a file, option or
+        flag gives them. Regularisation such as DROP_PATH_RATE stays the recipe's. "" for none."""),
     "NAME": Key("swin_tiny_patch4_window7_224", is_folder=True).means("""
-        Name of the run's folder below OUTPUT; it does not choose the architecture."""),
+        Name of the run's folder below OUTPUT; it does not choose the architecture, which VARIANT does."""),
     "PRETRAINED": Key("", is_path=True, flag="pretrained").means("""
         Weight file to start from ("" for none): tables and heads are fitted to it. Ignored by a run that resumes."""),
     "RESUME": Key("", is_path=True, flag="resume").means("""

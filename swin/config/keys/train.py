@@ -7,8 +7,14 @@ TRAIN = {
         Epoch that a run without a checkpoint counts from; a resumed run takes its own from the checkpoint."""),
     "EPOCHS": Key(300, between="[1, 1e9]").means("""
         Passes over the training set. The schedule spans them: a change moves every learning rate but the first."""),
-    "WARMUP_EPOCHS": Key(20, between="[0, 1e9]").means("""
-        Epochs of linear warm-up from WARMUP_LR to the peak; fewer than EPOCHS."""),
+    "WARMUP_EPOCHS": Key(
+        20,
+        "int|float",
+        "[0, 1e9]",
+        expected="a whole number of epochs, or a share of the run below 1, as 0.1",
+    ).means("""
+        Linear warm-up from WARMUP_LR to the peak: a whole number of epochs, fewer than EPOCHS, or a share of the run:
+        0.1 is a tenth of its updates, however many epochs there are."""),
     "WEIGHT_DECAY": Key(0.05, between="[0, inf)").means("""
         Decoupled weight decay. Biases, norms, position-bias tables and absolute position embeddings have none."""),
     "BASE_LR": Key(5e-4, between="(0, inf)").means("""
@@ -18,8 +24,12 @@ TRAIN = {
     "MIN_LR": Key(5e-6, between="[0, inf)").means("""
         Last learning rate of the cosine and linear schedules, for an effective batch of LR_REFERENCE_BATCH images."""),
     "LR_REFERENCE_BATCH": Key(512, between="[0, 1e9]", is_new=True).means("""
-        Effective batch that the three rates are meant for: they are multiplied by effective batch / this. 0 uses them
+        Effective batch that the three rates are meant for: for another they are scaled as LR_SCALING says. 0 uses them
         as written."""),
+    "LR_SCALING": Key("linear", one_of=("linear", "sqrt"), is_new=True).means("""
+        How the three rates follow the effective batch: they are multiplied by effective batch / LR_REFERENCE_BATCH
+        (linear, as the official code does), or by its square root (sqrt), which suits AdamW (arXiv 2205.10287) and
+        leaves a usable rate at a batch of 8."""),
     "CLIP_GRAD": Key(5.0, between="[0, inf)").means("""
         Largest norm of the whole gradient; longer ones are scaled down to it. 0 turns clipping off."""),
     "AUTO_RESUME": Key(True).means("""
@@ -43,9 +53,9 @@ TRAIN = {
     "LAYER_DECAY": Key(1.0, between="(0, 1]").means("""
         Fine-tuning: factor on the learning rate for each block further from the head; 1 for none. With 0.8 and Swin-T's
         12 blocks the head learns at the full rate, the last block at 0.8 and the patch embedding at 0.055 of it."""),
-    "FREEZE": Key([], "[int]|[str]", is_new=True).means("""
-        What is not trained: stages, counted from 0, as [0, 1]; or patterns for names of parameters or of what holds
-        them, as `[patch_embed, layers.0, "*.attn.*"]`. Modules that are frozen whole have no dropout and no stochastic
+    "FREEZE": Key([], "[int|str]", is_new=True).means("""
+        What is not trained: stages, counted from 0, and patterns for names of parameters or of what holds them, as
+        `[patch_embed, 0, "*.attn.*"]`. Modules that are frozen whole have no dropout and no stochastic
         depth either."""),
     "LR_SCHEDULER.NAME": Key("cosine", one_of=("cosine", "linear", "constant", "step", "multistep")).means("""
         Learning rate after the warm-up; it changes at each update."""),

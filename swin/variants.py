@@ -1,6 +1,6 @@
 """The one table of model variants, and their names here, in the official repository and in timm."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -80,7 +80,8 @@ def _spellings(official: str) -> Iterator[str]:
     yield f"{stem.removesuffix(suffix)}.{tags[suffix]}"
 
 
-_ALIASES = {spelling: name for name, row in VARIANTS.items() if row.official for spelling in _spellings(row.official)}
+# To the name here from that in the official repository, of its weight file, and in timm.
+ALIASES = {spelling: name for name, row in VARIANTS.items() if row.official for spelling in _spellings(row.official)}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -98,11 +99,17 @@ def find_variant(name: str) -> Variant:
     Raises:
         ConfigError: unknown name.
     """
-    variant = VARIANTS.get(_ALIASES.get(name, name))
+    variant = VARIANTS.get(ALIASES.get(name, name))
     if variant is None:
-        near = get_close_matches(name, (*VARIANTS, *_ALIASES), n=1, cutoff=0.0)
+        near = get_close_matches(name, (*VARIANTS, *ALIASES), n=1, cutoff=0.0)
         raise ConfigError(
             f"there is no model '{name}'; did you mean '{near[0]}'? Known are {', '.join(VARIANTS)}, "
             "and their names in the official repository and in timm."
         )
     return variant
+
+
+def name_architecture(arguments: Mapping[str, Any]) -> str | None:
+    """The first variant of an architecture, given as arguments of `SwinTransformer`; None if it is of none."""
+    names = ("embed_dim", "depths", "num_heads", "window_size")
+    return next((name for name, row in VARIANTS.items() if all(getattr(row, n) == arguments[n] for n in names)), None)
