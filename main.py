@@ -10,9 +10,23 @@ def _stop_early(number: int, frame: object) -> None:
     os._exit(3)
 
 
-if __name__ == "__main__":  # the imports below take seconds, in which a signal would kill without a word
+def _refuse_early() -> None:
+    """End here if the command line is wrong, or asks for help alone."""
+    from swin.config.flags import load_command_line
+    from swin.errors import ConfigError
+    from swin.logger import Logger
+
+    try:
+        load_command_line(sys.argv[1:])
+    except ConfigError as error:
+        Logger(is_main=os.environ.get("RANK", "0") == "0").error(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds: a signal in them would kill without a word
     signal.signal(signal.SIGTERM, _stop_early)
     signal.signal(signal.SIGINT, _stop_early)
+    _refuse_early()
 
 from collections.abc import Sequence
 

@@ -8,21 +8,17 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch.nn import functional as F
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from data.decode import Crop, decode_crop
 from data.erasing import RandomErasing, Rectangle
-from data.operations import adapt_policy
 from swin.config import Config
 from swin.errors import ConfigError
 from swin.images import Content, open_input, to_channels, to_image, to_pixels
 from swin.preprocess import SMALL_IMAGE_PX, as_size, build_eval_resize, resize_exactly, resize_tensor
 
-# How images are turned and sheared: Pillow warps with nothing finer than bicubic.
-_WARPS = dict.fromkeys(("bicubic", "lanczos"), InterpolationMode.BICUBIC) | {"nearest": InterpolationMode.NEAREST}
+# How images are turned and sheared: Pillow warps with nothing finer than bicubic. Otherwise bilinear.
+_WARPS = {"bicubic": "bicubic", "lanczos": "bicubic", "nearest": "nearest"}
 _CROP_TRIES = 10
 
 
@@ -63,6 +59,17 @@ class RandomPaddedCrop:
         return Crop(self.padding + down, self.padding + right, *pixels_CHW.shape[1:]).of(padded_CHW)
 
 
+@dataclass(frozen=True)
+class RandomFlip:
+    """Flips an image (C, H, W); draws what torchvision's flips draw, whose import takes seconds."""
+
+    axis: int  # -1 for left and right, -2 for up and down
+    prob: float
+
+    def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
+        return pixels_CHW.flip(self.axis) if torch.rand(1) < self.prob else pixels_CHW
+
+
 @dataclass(kw_only=True)
 class TrainTransform:
     """Turns what a source reads into augmented pixels and the rectangles to erase in them.
@@ -96,8 +103,7 @@ class TrainTransform:
         self.size = as_size(self.img_size)
         self.crop = RandomCrop(self.scale, self.ratio)
         self.padded_crop = RandomPaddedCrop(self.crop_padding)
-        flips = ((transforms.RandomHorizontalFlip, self.hflip), (transforms.RandomVerticalFlip, self.vflip))
-        self.flips = [flip(prob) for flip, prob in flips if prob > 0]
+        self.flips = [RandomFlip(axis, prob) for axis, prob in ((-1, self.hflip), (-2, self.vflip)) if prob > 0]
         self.colours = self._make_colours()
         self.erasing = RandomErasing(self.erase_prob, self.erase_count)
         if self.colours and self.channels not in (1, 3):
@@ -107,10 +113,18 @@ class TrainTransform:
             )
 
     def _make_colours(self) -> list[Callable[[Image.Image], Image.Image]]:
-        """Make the policy or the colour jitter, which work on RGB."""
+        """Make the policy or the colour jitter, which work on RGB; without either nothing slow is imported."""
+        if self.auto_augment is None and self.color_jitter <= 0:
+            return []
         if self.auto_augment == "ta_wide":
-            warp = _WARPS.get(self.interpolation, InterpolationMode.BILINEAR)
-            return [transforms.TrivialAugmentWide(interpolation=warp)]
+            from torchvision.transforms import InterpolationMode, TrivialAugmentWide
+
+            warp = InterpolationMode(_WARPS.get(self.interpolation, "bilinear"))
+            return [TrivialAugmentWide(interpolation=warp)]
+        from timm.data import create_transform
+
+        from data.operations import adapt_policy
+
         try:
             parts = create_transform(
                 self.size,

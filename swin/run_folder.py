@@ -15,8 +15,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from swin.errors import ConfigError
 from swin.records import encode, make_folder, timestamp, write_atomically, write_json, writing
 from swin.run_lock import LOCK_NAME, lock_folder, unlock_folder
@@ -163,6 +161,8 @@ class RunFolder:
 
 def describe_environment(argv: Sequence[str]) -> dict[str, Any]:
     """Describe versions, devices, CPUs, command line and git state; nothing that names the machine."""
+    import torch  # by all others that look at run folders it need not be waited for
+
     devices = ["mps" if torch.backends.mps.is_available() else "cpu"]
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

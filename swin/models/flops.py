@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from swin.models.layers import WindowAttention
 from swin.models.swin import SwinTransformer
@@ -47,6 +46,8 @@ def _count(model: SwinTransformer, height: int, width: int) -> dict[str, dict[An
 
     Of norms these are the numbers that they write, of the pooling those that it reads.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # takes half a second to import
+
     # Shapes are enough: a copy on the meta device takes no memory, and no time to compute.
     on_meta = {id(value): value.to("meta") for value in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, on_meta).eval()

@@ -11,10 +11,16 @@ from swin.errors import ConfigError
 from swin.records import write_json
 from swin.trackers.base import Run, Tracker
 from swin.trackers.mlflow import Mlflow
-from swin.trackers.tensorboard import TensorBoard
 from swin.trackers.wandb import Wandb
 
-_TRACKERS: dict[str, Callable[[Run], Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+
+def _tensorboard(run: Run) -> Tracker:
+    from swin.trackers.tensorboard import TensorBoard  # its import takes PyTorch's, which the console need not wait for
+
+    return TensorBoard(run)
+
+
+_TRACKERS: dict[str, Callable[[Run], Tracker]] = {"tensorboard": _tensorboard, "wandb": Wandb, "mlflow": Mlflow}
 
 
 def require_packages(names: Sequence[str]) -> None:

@@ -185,7 +185,7 @@ def test_three_augment_keeps_colour_jitter_as_in_its_paper() -> None:
     steps = [
         type(step).__name__ for step in steps_of(TrainTransform(img_size=64, channels=3, mean=MEAN, auto_augment="3a"))
     ]
-    assert steps == ["RandomHorizontalFlip", "AutoAugment", "ColorJitter"]
+    assert steps == ["RandomFlip", "AutoAugment", "ColorJitter"]
 
 
 def test_keeping_no_bits_gives_black_and_timm_is_left_alone() -> None:
@@ -268,10 +268,10 @@ def test_no_colour_jitter_beside_a_policy_and_none_at_zero() -> None:
         for options in ({}, {"auto_augment": None}, PLAIN, {"auto_augment": "ta_wide"})
     ]
     assert names == [
-        ["RandomHorizontalFlip", "RandAugment"],
-        ["RandomHorizontalFlip", "ColorJitter"],
+        ["RandomFlip", "RandAugment"],
+        ["RandomFlip", "ColorJitter"],
         [],
-        ["RandomHorizontalFlip", "TrivialAugmentWide"],
+        ["RandomFlip", "TrivialAugmentWide"],
     ]
 
 
