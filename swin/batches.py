@@ -96,3 +96,6 @@ class Data:
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`
     part: str = "val"  # which part of the data set `val` is
+    test: EvalBatches | None = None  # a third part, which is kept apart until the end of a training
+    test_counts: Sequence[int] = ()  # its images of each class
+    multi_label: bool = False  # whether an image may have several labels

@@ -152,17 +152,18 @@ def run_dry(job: Job) -> None:
 
 def run_training(job: Job, arguments: Sequence[str]) -> None:
     """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is."""
-    epochs, folder, is_main = job.cfg.TRAIN.EPOCHS, job.folder, job.dist.is_main
+    folder, is_main = job.folder, job.dist.is_main
     from_main(folder.lock)
     try:
         trainer = make_trainer(job)
         folder.status = from_main(lambda: begin(job, trainer, arguments))
-        if trainer.progress.epoch >= epochs and trainer.evaluated:
-            done = f"all {epochs} epochs are done; best accuracy {trainer.best:.3f}. Raise TRAIN.EPOCHS to go on."
+        if trainer.is_at_end and trainer.evaluated:
+            done = describe_end(trainer)
         else:
             trainer.run()
             job.logger.hparams(flatten(config_to_dict(job.cfg)), done=True)
-            done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
+            early = f", early: {describe_early(trainer)}" if trainer.best.is_over else ""
+            done = f"done{early}: {trainer.best}, checkpoints in {folder.path / 'checkpoints'}"
         job.logger.info(done)
         if is_main:
             if job.write_report(folder.path):
@@ -174,6 +175,22 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
     finally:
         if is_main:
             folder.release()
+
+
+def describe_end(trainer: Trainer) -> str:
+    """Say that a run was at its end before it was started, and how to go on."""
+    epochs = trainer.cfg.TRAIN.EPOCHS
+    if trainer.progress.epoch >= epochs:
+        return f"all {epochs} epochs are done; {trainer.best}. Raise TRAIN.EPOCHS to go on."
+    return f"the run is done, {describe_early(trainer)}; {trainer.best}. Raise TRAIN.PATIENCE to go on, or set it to 0."
+
+
+def describe_early(trainer: Trainer) -> str:
+    """Say why a run ended before its last epoch."""
+    at, waited, cfg = trainer.progress.epoch, trainer.best.waited, trainer.cfg
+    return (
+        f"after {at} of {cfg.TRAIN.EPOCHS} epochs, since {waited} evaluations in a row were not better (TRAIN.PATIENCE)"
+    )
 
 
 def show_confusions(job: Job, trainer: Trainer) -> None:
