@@ -37,7 +37,8 @@ from swin.config.flags import load_command_line, run_path
 from swin.cpu import keep_freed_memory
 from swin.distributed import setup_distributed
 from swin.engine.build import Job, build_precision
-from swin.engine.run import run_command, run_dry, run_evaluation, run_throughput, run_training
+from swin.engine.command import run_command
+from swin.engine.run import run_dry, run_evaluation, run_throughput, run_training
 from swin.engine.signals import StopRequest
 from swin.logger import Logger
 from swin.run_folder import RunFolder

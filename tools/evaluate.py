@@ -24,8 +24,9 @@ from swin.config.messages import program_name
 from swin.create import build_model, eval_transform_args
 from swin.distributed import from_main, setup_distributed
 from swin.engine.build import Job, build_precision
+from swin.engine.command import run_command
 from swin.engine.evaluate import describe_data
-from swin.engine.run import evaluate_into, run_command
+from swin.engine.run import evaluate_into
 from swin.engine.signals import StopRequest
 from swin.errors import CheckpointError
 from swin.evaluation.metrics import average_precisions

@@ -114,6 +114,8 @@ def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
         )
     if v["TRAIN.START_EPOCH"] >= v["TRAIN.EPOCHS"]:
         yield "{TRAIN.START_EPOCH} must be less than {TRAIN.EPOCHS}: nothing would be trained"
+    if v["TRAIN.PATIENCE"] and v["TRAIN.MONITOR"] == "last":
+        yield "{TRAIN.PATIENCE} waits for a better evaluation, and with {TRAIN.MONITOR} none is: set another or 0"
     key, is_multistep = "{TRAIN.LR_SCHEDULER.MULTISTEPS}", v["TRAIN.LR_SCHEDULER.NAME"] == "multistep"
     steps = v["TRAIN.LR_SCHEDULER.MULTISTEPS"]
     if any(later <= earlier for earlier, later in pairwise(steps)):

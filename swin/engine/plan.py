@@ -20,8 +20,9 @@ def describe_plan(trainer: Trainer) -> str:
     if trainer.rollbacks:
         scaled += f", now x {trainer.lr_factor:g} after {trainer.rollbacks} returns (TRAIN.ROLLBACK)"
     num_val = trainer.data.val.num_samples if trainer.data.val else 0
+    test = f", {trainer.data.test.num_samples} for a test at the end" if trainer.data.test else ""
     return (
-        f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images, "
+        f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images{test}, "
         f"{len(trainer.data.classes)} classes\n"
         f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "

@@ -1,9 +1,9 @@
 """What a command line can ask for, once its config is read: throughput, evaluation, a dry run, or training."""
 
-import os
-import sys
+import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,27 @@ from torch import nn
 from swin.batches import Data
 from swin.config import config_to_dict, dump_config
 from swin.config.tree import flatten
-from swin.distributed import explain_timeout, from_main, gather, is_collective_error, shutdown
+from swin.distributed import from_main, gather
 from swin.engine.build import Job, compile_model, describe_frozen
+from swin.engine.checkpoint import BEST
+from swin.engine.command import record_end
 from swin.engine.evaluate import describe_data, evaluate
 from swin.engine.picture import draw_first_batch
 from swin.engine.plan import describe_plan, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
-from swin.engine.signals import StopRequest
 from swin.engine.step import train_step
 from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
-from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
+from swin.errors import ConfigError, NonFiniteError
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
-from swin.evaluation.predictions import Predictions
+from swin.evaluation.predictions import EvalResult, Predictions
 from swin.images import open_input
-from swin.logger import Logger
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
+
+# Of the figures of an evaluation, those that are counted or that runs are compared by.
+FIELDS = ("acc1", "acc5", *(field.name for field in fields(EvalResult)))
 
 
 def run_throughput(job: Job) -> None:
@@ -63,7 +66,7 @@ def run_evaluation(job: Job) -> None:
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}
     metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
     if job.dist.is_main:
-        counts = {key: metrics[key] for key in ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k")}
+        counts = {name: metrics[name] for name in FIELDS if name in metrics}
         job.folder.write_json("eval", {**counts, **about})
         if data.split:
             job.folder.write_json("split", data.split)
@@ -152,17 +155,19 @@ def run_dry(job: Job) -> None:
 
 def run_training(job: Job, arguments: Sequence[str]) -> None:
     """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is."""
-    epochs, folder, is_main = job.cfg.TRAIN.EPOCHS, job.folder, job.dist.is_main
+    folder, is_main = job.folder, job.dist.is_main
     from_main(folder.lock)
     try:
         trainer = make_trainer(job)
         folder.status = from_main(lambda: begin(job, trainer, arguments))
-        if trainer.progress.epoch >= epochs and trainer.evaluated:
-            done = f"all {epochs} epochs are done; best accuracy {trainer.best:.3f}. Raise TRAIN.EPOCHS to go on."
+        if was_done := trainer.is_at_end and trainer.evaluated:
+            done = describe_end(trainer)
         else:
             trainer.run()
             job.logger.hparams(flatten(config_to_dict(job.cfg)), done=True)
-            done = f"done: best accuracy {trainer.best:.3f}, checkpoints in {folder.path / 'checkpoints'}"
+            early = f", early: {describe_early(trainer)}" if trainer.best.is_over else ""
+            done = f"done{early}: {trainer.best}, checkpoints in {folder.path / 'checkpoints'}"
+        evaluate_test(job, trainer, has_trained=not was_done)
         job.logger.info(done)
         if is_main:
             if job.write_report(folder.path):
@@ -176,26 +181,61 @@ def run_training(job: Job, arguments: Sequence[str]) -> None:
             folder.release()
 
 
+def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
+    """Evaluate the best weights on the test part of the data, if there is one, into test/ of the run's folder.
+
+    Nothing else looks at that part. After a run that was done before its start, it is only done where it is missing.
+    """
+    data, state, dist = trainer.data, trainer.state, job.dist
+    if data.test is None:
+        return
+    best, folder = trainer.writer.folder / BEST, job.folder.path / "test"
+    content = read_agreed(best, dist) if from_main(best.is_file) else {}
+    epoch = content.get("epoch", trainer.progress.epoch - 1)
+    if not has_trained and from_main(lambda: read_epoch(folder / "metrics.json") == epoch):
+        return
+    if content:
+        load_weights(state.model, content, strict=True)
+    is_averaged = state.ema is not None and not content
+    job.logger.info(f"test: its {data.test.num_samples} images are looked at once, with the weights of epoch {epoch}")
+    about = {"checkpoint": str(best if content else trainer.last), "epoch": epoch, **describe_data(job.cfg, "test")}
+    with state.ema.applied(state.model) if state.ema and is_averaged else nullcontext():
+        metrics = evaluate_into(folder, job, state.model, replace(data, val=data.test, part="test"), about)
+    if dist.is_main:
+        where = {"epoch": epoch, "step": trainer.progress.step, "samples": trainer.progress.samples}
+        job.logger.metrics("test", **where, **{name: metrics[name] for name in FIELDS if name in metrics})
+
+
+def read_epoch(file: Path) -> int | None:
+    """Return the epoch that figures are about; None where there are none."""
+    try:
+        return json.loads(file.read_bytes())["epoch"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe_end(trainer: Trainer) -> str:
+    """Say that a run was at its end before it was started, and how to go on."""
+    epochs = trainer.cfg.TRAIN.EPOCHS
+    if trainer.progress.epoch >= epochs:
+        return f"all {epochs} epochs are done; {trainer.best}. Raise TRAIN.EPOCHS to go on."
+    return f"the run is done, {describe_early(trainer)}; {trainer.best}. Raise TRAIN.PATIENCE to go on, or set it to 0."
+
+
+def describe_early(trainer: Trainer) -> str:
+    """Say why a run ended before its last epoch."""
+    at, waited, cfg = trainer.progress.epoch, trainer.best.waited, trainer.cfg
+    return (
+        f"after {at} of {cfg.TRAIN.EPOCHS} epochs, since {waited} evaluations in a row were not better (TRAIN.PATIENCE)"
+    )
+
+
 def show_confusions(job: Job, trainer: Trainer) -> None:
     """Have the trackers show the confusion matrix of the report, where there is one."""
     picture = job.folder.path / "report" / "confusion-light.png"
     if picture.is_file():
         image_HWC = open_input(picture).permute(1, 2, 0).numpy()
         job.logger.image("eval/confusion", image_HWC, trainer.progress.samples)
-
-
-def record_end(job: Job, error: BaseException) -> None:
-    """Write how a run ended other than well, since launchers replace its exit status.
-
-    A process that fails by itself writes it; what all of them know is for the main one to write.
-    """
-    failure, folder = explain(error, job.dist.rank), job.folder
-    if not job.dist.is_main and failure and (failure.is_shared or isinstance(failure, ProcessGroupError)):
-        return
-    state = "stopped" if isinstance(failure, RunStoppedError) else "failed"
-    code = failure.exit_code if failure else 1
-    with suppress(ConfigError):  # on a full disk the run's own error says more
-        folder.write_status(state, exit_code=code, message=str(failure or repr(error)))
 
 
 def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any]:
@@ -207,8 +247,9 @@ def begin(job: Job, trainer: Trainer, arguments: Sequence[str]) -> dict[str, Any
     if trainer.data.split:
         folder.write_json("split", trainer.data.split)
     folder.remove_leftovers()
-    counts = {"train": trainer.data.class_counts, "val": trainer.data.val_counts}
-    named = {part: dict(zip(trainer.data.classes, each, strict=True)) for part, each in counts.items() if each}
+    data = trainer.data
+    counts = {"train": data.class_counts, "val": data.val_counts, "test": data.test_counts}
+    named = {part: dict(zip(data.classes, each, strict=True)) for part, each in counts.items() if each}
     folder.write_json("data", named)
     folder.write_json("layers", {key: layer._asdict() for key, layer in job.cfg.layers.items()})
     begin_tracking(job, trainer)
@@ -231,44 +272,3 @@ def begin_tracking(job: Job, trainer: Trainer) -> None:
     logger.hparams(flatten(config_to_dict(cfg)))
     if progress.step == 0:
         draw_first_batch(trainer)
-
-
-def run_command(action: Callable[[Logger, StopRequest], None]) -> int:
-    """Do what a command line asks for, and end as users and launchers expect; returns the exit status."""
-    rank = int(os.environ.get("RANK", 0))
-    logger = Logger(is_main=rank == 0)
-    with StopRequest() as stop:
-        try:
-            action(logger, stop)
-        except BaseException as error:
-            stop.defer()  # nothing interrupts the way out
-            return tell_failure(error, rank, logger)
-        finally:
-            logger.close()
-            shutdown()
-    return 0
-
-
-def tell_failure(error: BaseException, rank: int, logger: Logger) -> int:
-    """Tell a user what ended the program, in one message; returns the exit status. A bug in this program is raised."""
-    failure = explain(error, rank)
-    if failure is None:
-        raise error
-    logger.error(str(failure))
-    if rank and not failure.is_shared:  # such as an image that this process alone has decoded
-        print(f"error (process {rank}): {failure}", file=sys.stderr)
-    return failure.exit_code
-
-
-def explain(error: BaseException, rank: int) -> SwinError | None:
-    """Turn an error into what a user is told of it; None for a bug in this program, whose traceback says more."""
-    if isinstance(error, SwinError):
-        return error
-    if isinstance(error, KeyboardInterrupt):
-        return InterruptedRunError("interrupted by a second Ctrl-C; the last checkpoint is intact.")
-    if isinstance(error, torch.OutOfMemoryError):
-        return ConfigError(
-            f"{str(error).splitlines()[0]} Lower --batch-size (and raise --accumulation-steps), or recompute "
-            "activations with --use-checkpoint. The last checkpoint is intact."
-        )
-    return ProcessGroupError(explain_timeout(error, rank, None)) if is_collective_error(error) else None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swin.engine.best import FIGURES
 from swin.errors import CheckpointError
 from swin.weights.digest import is_digest, walk
 
@@ -135,11 +136,13 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scaler": ("the state of a gradient scaler, or None", _is_scaler),
     "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
     "epoch": _whole(-1, _MAX_EPOCH),
-    **dict.fromkeys(("position", "step", "skipped", "rollbacks"), _whole(0)),
+    **dict.fromkeys(("position", "step", "skipped", "rollbacks", "waited"), _whole(0)),
     **dict.fromkeys(("total_batch", "num_samples"), _whole(1)),
     "evaluated": ("True or False", lambda value: type(value) is bool),
     "lr_factor": ("a number above 0 and up to 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0),
-    "max_accuracy": ("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),
+    "monitor": (f"one of {', '.join(FIGURES)}", lambda value: type(value) is str and value in FIGURES),
+    "best": ("a number of at least 0, or None", lambda value: value is None or _is_number(value, 0.0, math.inf)),
+    "max_accuracy": ("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),  # what "best" was before
     "classes": ("a list of names", lambda value: type(value) is list and all(type(name) is str for name in value)),
     "config": (
         "a dict of plain values",

@@ -9,6 +9,7 @@ from typing import Any
 from swin.batches import Data
 from swin.config import config_to_dict
 from swin.distributed import explain_timeout, from_main, is_collective_error
+from swin.engine.best import Best, choose_figure
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
@@ -31,7 +32,7 @@ class Trainer:
         total_batch: samples of an update now, over all processes and micro-batches.
         progress: how far the run is, laid out for the total batch that it began with.
         schedule: the planned learning rate of each update of that total batch.
-        best: highest accuracy (%) of any evaluation so far.
+        best: the best evaluation so far.
         skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
@@ -49,7 +50,8 @@ class Trainer:
         self.last = self.writer.folder / LAST
         self.good: Path | None = None
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
-        self.best, self.skipped, self.evaluated, self.rollbacks = 0.0, 0, True, 0
+        self.best = Best(choose_figure(self.cfg.TRAIN.MONITOR, multi_label=data.multi_label), self.cfg.TRAIN.PATIENCE)
+        self.skipped, self.evaluated, self.rollbacks = 0, True, 0
         self.is_save_due, self.saved_at = False, time.monotonic()
         progress = Progress(data.train.num_samples, self.total_batch, self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
@@ -60,6 +62,11 @@ class Trainer:
         self.schedule = build_schedule(
             self.cfg, effective_batch=progress.total_batch, updates_per_epoch=progress.updates_per_epoch
         )
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.progress.epoch >= self.cfg.TRAIN.EPOCHS or self.best.is_over
 
     @property
     def lr(self) -> float:
@@ -80,7 +87,7 @@ class Trainer:
             "epoch": self.progress.epoch - 1,
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
-            "max_accuracy": self.best,
+            **self.best.state_dict(),
             "evaluated": self.evaluated,
             "classes": list(self.data.classes),
             "config": config_to_dict(self.cfg),
@@ -106,7 +113,9 @@ class Trainer:
         progress.step = content.get("step", progress.epoch * progress.updates_per_epoch)
         self._start_at(progress)
         self.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
-        self.best, self.evaluated = float(content.get("max_accuracy", 0.0)), content.get("evaluated", True)
+        self.evaluated = content.get("evaluated", True)
+        if changed := self.best.load_state_dict(content):
+            self.logger.warning(changed)
 
     def _save(self, *, is_best: bool = False) -> None:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
@@ -143,7 +152,7 @@ class Trainer:
         self.stop.defer()
         try:
             self._evaluate_if_due()  # what a kill kept a run from doing
-            while self.progress.epoch < self.cfg.TRAIN.EPOCHS:
+            while not self.is_at_end:
                 self._train_epoch_or_roll_back()
             self.writer.wait_on_all(self.dist)
             if not self._is_sound():
@@ -280,10 +289,9 @@ class Trainer:
             result, predictions = evaluate(
                 state.model, self.data, state.precision, self.dist, stop=self.stop, show=self.logger.progress
             )
-        is_best = result.acc1 > self.best and self._is_sound()  # what is not saved is not the best to beat
-        self.best, self.evaluated = result.acc1 if is_best else self.best, True
+        is_best, self.evaluated = self.best.take(result.fields(), is_saved=self._is_sound()), True
         epoch = progress.epoch - 1
-        self.logger.info(f"epoch {epoch}{result} best {self.best:.3f}")
+        self.logger.info(f"epoch {epoch}{result} {self.best}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
         if is_best and predictions is not None:
             about = {"checkpoint": str(self.writer.folder / BEST), "epoch": epoch, **describe_data(self.cfg)}

@@ -37,8 +37,6 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     labels, preds, classes = predictions.labels, predictions.preds, predictions.classes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a predicted class is no label; it counts as wrong. Or of a single class
-        # What balanced_accuracy_score is, which makes a matrix of all classes: gigabytes of 21,841.
-        balanced = float(metrics.recall_score(labels, preds, labels=np.unique(labels), average="macro"))
         macro = metrics.precision_recall_fscore_support(labels, preds, average="macro", zero_division=0)
         weighted = metrics.precision_recall_fscore_support(labels, preds, average="weighted", zero_division=0)
         confusion = None
@@ -47,10 +45,8 @@ def measure(predictions: Predictions) -> dict[str, Any]:
     return {
         **predictions.count().fields(),
         "intervals": bootstrap_intervals(predictions),
-        "balanced_accuracy": balanced,
         "macro_precision": float(macro[0]),
         "macro_recall": float(macro[1]),
-        "macro_f1": float(macro[2]),
         "weighted_f1": float(weighted[2]),
         "per_class": _per_class(predictions),
         "confusion": confusion,

@@ -103,7 +103,7 @@ def test_an_accuracy_that_is_not_saved_is_not_the_best_to_beat(runner, monkeypat
     monkeypatch.setattr(trainer, "evaluate", lambda *data, **more: (next(falling), None))
     assert runner("run", *FIVE_UPDATES, "TRAIN.EPOCHS", "2") == 0
     best = runner.checkpoint("run", "best.pth")
-    assert (best["step"], best["max_accuracy"]) == (10, pytest.approx(100 * 50 / 101))
+    assert (best["step"], best["best"]) == (10, pytest.approx(100 * 50 / 101))
 
 
 def test_a_run_whose_end_is_not_finite_does_not_call_itself_done(runner, monkeypatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from swin.engine.best import Best
 from swin.evaluation.predictions import Predictions
 
 Row = dict[str, Any]
@@ -13,7 +14,11 @@ _FIGURES = ("acc1", "acc5", "k", "seen", "loss", "balanced_accuracy", "macro_f1"
 
 
 def summarise(
-    name: str, metrics: Mapping[str, Any] | None, rows: Sequence[Row], parameters: int | None = None
+    name: str,
+    metrics: Mapping[str, Any] | None,
+    rows: Sequence[Row],
+    parameters: int | None = None,
+    monitor: str = "acc1",
 ) -> dict[str, Any]:
     """Return a run's line in a table; None for what is not known.
 
@@ -22,9 +27,12 @@ def summarise(
         metrics: Of its predictions; without them the best evaluation of the rows is taken, which has no intervals.
         rows: Of its metrics.jsonl.
         parameters: Of its model.
+        monitor: What its evaluations were compared by.
     """
     evaluations = [row for row in rows if row["kind"] == "eval" and row.get("acc1") is not None]
-    best: Row = max(evaluations, key=lambda row: row["acc1"], default={})  # the first, as for best.pth
+    comparison, best = Best(monitor), Row()
+    for row in evaluations:
+        best = row if comparison.take(row) else best
     figures = best if metrics is None else metrics
     speeds = [row["images_per_sec"] for row in rows if row["kind"] == "train" and row.get("images_per_sec")]
     return {

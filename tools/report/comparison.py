@@ -22,7 +22,8 @@ def compare_runs(opened: Sequence[Opened]) -> dict[str, Any]:
     for name, run in zip(names, opened, strict=True):
         num_classes = len(run.predictions.classes) if run.predictions else 0
         parameters = count_run_parameters(run.config, num_classes) if num_classes else None
-        runs.append(summarise(name, run.metrics, run.files.rows, parameters))
+        monitor = run.config.TRAIN.MONITOR if run.config else "acc1"
+        runs.append(summarise(name, run.metrics, run.files.rows, parameters, monitor))
     first, pairs = opened[0].predictions, []
     for name, run in zip(names[1:], opened[1:], strict=True):
         if first is None or run.predictions is None:

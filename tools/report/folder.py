@@ -40,4 +40,5 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
         images=images,
         cam=cam,
         notes=notes,
+        test=opened.test,
     )

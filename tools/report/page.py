@@ -31,6 +31,7 @@ def write_report(
     images: Images | None = None,
     cam: Cam | None = None,
     notes: Sequence[str] = (),
+    test: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a page that needs no other file and no network, and beside it its figures and numbers.
 
@@ -45,6 +46,7 @@ def write_report(
         images: Gives the uint8 pixels (C, H, W) of a row of the predictions, or raises a DataError.
         cam: Draws over images what counted for labels.
         notes: What readers should know.
+        test: Figures of the run's test part, which has a page of its own; shown apart.
 
     Returns:
         `page`.
@@ -63,6 +65,7 @@ def write_report(
         "title": printable("/".join(run.resolve().parts[-2:])) if run else "Evaluation",
         "about": predictions.about if predictions else {},
         "metrics": metrics,
+        "test": test or {},
         "class_counts": counts,
         **_galleries(predictions, images, cam),
         **_config(files),

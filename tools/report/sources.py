@@ -25,6 +25,16 @@ from tools.cam import make_cam
 from tools.report.thumbnails import Cam, Images
 
 PREDICTIONS = "predictions.npz"
+_TEST_FIGURES = (
+    "acc1",
+    "balanced_accuracy",
+    "macro_f1",
+    "mean_average_precision",
+    "loss",
+    "seen",
+    "epoch",
+    "intervals",
+)
 
 Row = dict[str, Any]
 
@@ -145,6 +155,7 @@ class Opened:
     metrics: dict[str, Any] | None
     config: Config | None  # which says where the images are
     notes: tuple[str, ...]  # why things are left out
+    test: dict[str, Any] = field(default_factory=dict)  # figures of the run's test part, where it has one
 
 
 def open_folder(folder: Path) -> Opened:
@@ -169,7 +180,11 @@ def open_folder(folder: Path) -> Opened:
         config = load_config(folder / "config.yaml")
     except SwinError as error:
         notes.append(f"The config cannot be used: {error}")
-    return Opened(folder, run, read_run(run), predictions, _metrics(folder, predictions), config, tuple(notes))
+    metrics, test = _metrics(folder, predictions), {}
+    if has_rows and (folder / "test" / "metrics.json").exists():
+        found = read_metrics(folder / "test")
+        test = {key: found.get(key) for key in _TEST_FIGURES}
+    return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test)
 
 
 def _run_of(predictions: Predictions | None) -> Path | None:
@@ -182,15 +197,25 @@ def _metrics(folder: Path, predictions: Predictions | None) -> dict[str, Any] | 
     """Return what the evaluation wrote, which may hold more than is read off its table; a run writes none."""
     if predictions is None:
         return None
-    try:
-        found = json.loads((folder / "metrics.json").read_bytes())
-    except FileNotFoundError:
+    if not (folder / "metrics.json").exists():
         return measure(predictions)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'metrics.json'} cannot be read: {error}. Evaluate again.") from None
-    if not isinstance(found, dict) or not found.get("per_class") or found.get("seen") != len(predictions):
+    found = read_metrics(folder)
+    if not found.get("per_class") or found.get("seen") != len(predictions):
         raise DataError(f"{folder / 'metrics.json'} is not about the {PREDICTIONS} beside it. Evaluate again.")
     return {key: value for key, value in found.items() if key not in predictions.about}
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read the metrics.json of an evaluation's folder.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        found = json.loads((folder / "metrics.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / 'metrics.json'} cannot be read: {error}. Evaluate again.") from None
+    return found if isinstance(found, dict) else {}
 
 
 def open_images(opened: Opened) -> Images:

@@ -45,6 +45,15 @@ TRAIN = {
         ce (softmax cross-entropy) or bce (one sigmoid a class)."""),
     "CLASS_WEIGHTS": Key("none", one_of=("none", "balanced"), is_new=True).means("""
         none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one."""),
+    "MONITOR": Key(
+        "acc1", one_of=("acc1", "balanced_accuracy", "macro_f1", "loss", "mAP", "last"), is_new=True
+    ).means("""
+        What evaluations are compared by, on the validation images: best.pth, predictions.npz and the final message are
+        those of the best. The loss is better when it is lower. mAP is for images with several labels, where acc1
+        stands for it too. last takes the last weights, without a choice."""),
+    "PATIENCE": Key(0, between="[0, 1e9]", is_new=True).means("""
+        Evaluations (see EVAL_FREQ) in a row without a better MONITOR after which the run ends early; 0 for never. The
+        learning rates stay those of all EPOCHS."""),
     "MAX_NONFINITE": Key(10, between="[1, 1e9]", is_new=True).means("""
         Consecutive updates with an infinite or NaN loss or gradient (each is skipped) after which training stops."""),
     "ROLLBACK": Key(0, between="[0, 1e9]", is_new=True).means("""
