@@ -51,7 +51,7 @@ class Names(Sequence[str]):
 class Source(Protocol):
     """Labelled images by index."""
 
-    labels: np.ndarray  # int64 (number of images,)
+    labels: np.ndarray  # int64 (N,) for N images; of any number of labels an image uint8 (N, K), 0 and 1
 
     def name(self, index: int) -> str:
         """Return what logs, lists and errors call an image: one printable line."""

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """One micro-batch of one process."""
 
     images: Tensor  # uint8 (b, C, H, W), a view of memory in the order (b, H, W, C)
-    labels: Tensor  # int64 (b,)
+    labels: Tensor  # int64 (b,), or uint8 (b, K) of 0 and 1 where an image has any number of labels
     rectangles: Tensor  # int64 (n, 6), what to erase: the image's number in the batch, then a `data.erasing.Rectangle`
     failures: list[str]  # why images were skipped and replaced
     rows: list[int]  # which of the update's samples these are, ascending; empty for a placeholder
@@ -96,3 +96,4 @@ class Data:
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`
     part: str = "val"  # which part of the data set `val` is
+    multi_label: bool = False  # whether each image has any number of labels
