@@ -120,7 +120,7 @@ def test_the_asymmetric_loss_is_the_papers_formula(label_batch, gamma_neg, gamma
 def test_the_asymmetric_loss_and_its_gradient_are_timms(label_batch, gamma_neg, gamma_pos, clip):
     logits, labels = label_batch
     ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-    # By default timm's gradient passes through the weights too, and its sum over the classes is averaged over the batch.
+    # By default timm's gradient passes through the weights too, and its sum over classes is averaged over the batch.
     reference = AsymmetricLossMultiLabel(gamma_neg, gamma_pos, clip, eps=1e-12)(theirs, labels)
     loss = make_loss(smoothing=0.0, kind="asl", gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)(ours, labels)
     torch.testing.assert_close(loss.mean(), reference)
