@@ -25,12 +25,13 @@ from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, InterruptedRunError, NonFiniteError, ProcessGroupError, RunStoppedError, SwinError
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
-from swin.evaluation.predictions import Predictions
+from swin.evaluation.table import Table
 from swin.images import open_input
 from swin.logger import Logger
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
+from swin.weights.source import Weights
 
 
 def run_throughput(job: Job) -> None:
@@ -60,10 +61,11 @@ def run_evaluation(job: Job) -> None:
     data = job.make_data(need_train=False, classes=weights.classes, split=None)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
-    about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}
+    about = {"checkpoint": weights.name, **describe_data(cfg, data.part), **describe_threshold(weights, data)}
     metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
     if job.dist.is_main:
-        counts = {key: metrics[key] for key in ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k")}
+        counted = ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k", "mAP", "threshold")
+        counts = {key: metrics[key] for key in counted if key in metrics}
         job.folder.write_json("eval", {**counts, **about})
         if data.split:
             job.folder.write_json("split", data.split)
@@ -76,7 +78,7 @@ def evaluate_into(
     model: nn.Module,
     data: Data,
     about: dict[str, Any],
-    refine: Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None = None,
+    refine: Callable[[Table], tuple[Table, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, say how it did and write its tables, and the report where the config asks for one.
 
@@ -96,7 +98,8 @@ def evaluate_into(
     def write() -> dict[str, Any]:
         assert predictions is not None
         table, more = refine(predictions) if refine else (predictions, {})
-        metrics = write_evaluation(table.described(**about), folder, more)
+        table = table.described(**about)
+        metrics = write_evaluation(table, folder, more)
         write_atomically(folder / "config.yaml", encode(dump_config(job.cfg)))
         logger.info(describe_classes(metrics))
         logger.info(describe_figures(metrics))
@@ -108,6 +111,12 @@ def evaluate_into(
     if job.dist.is_main:
         job.write_report(folder)
     return metrics if job.dist.is_main else {}
+
+
+def describe_threshold(weights: Weights, data: Data) -> dict[str, Any]:
+    """Return what a table of several labels says of the threshold that a checkpoint's run has found."""
+    is_given = data.multi_label and weights.threshold is not None
+    return {"given_threshold": weights.threshold} if is_given else {}
 
 
 def make_trainer(job: Job) -> Trainer:

@@ -140,6 +140,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "evaluated": ("True or False", lambda value: type(value) is bool),
     "lr_factor": ("a number above 0 and up to 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0),
     "max_accuracy": ("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),
+    "multi_label": ("True or False", lambda value: type(value) is bool),
+    "threshold": ("a number from 0 to 1", lambda value: _is_number(value, 0.0, 1.0)),
     "classes": ("a list of names", lambda value: type(value) is list and all(type(name) is str for name in value)),
     "config": (
         "a dict of plain values",

@@ -17,6 +17,7 @@ from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
+from swin.evaluation.multilabel import DEFAULT_THRESHOLD, LabelResult
 from swin.models import SwinTransformer
 from swin.optim import set_lr
 from swin.records import encode, write_atomically
@@ -35,6 +36,7 @@ class Trainer:
         skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
+        threshold: of several labels an image, the probability from which on the last evaluation predicts a class.
         good: in the main process, the checkpoint that this run wrote last or continues from; None if there is none yet.
     """
 
@@ -50,6 +52,7 @@ class Trainer:
         self.good: Path | None = None
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
         self.best, self.skipped, self.evaluated, self.rollbacks = 0.0, 0, True, 0
+        self.threshold = DEFAULT_THRESHOLD
         self.is_save_due, self.saved_at = False, time.monotonic()
         progress = Progress(data.train.num_samples, self.total_batch, self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
@@ -83,6 +86,7 @@ class Trainer:
             "max_accuracy": self.best,
             "evaluated": self.evaluated,
             "classes": list(self.data.classes),
+            **({"multi_label": True, "threshold": self.threshold} if self.data.multi_label else {}),
             "config": config_to_dict(self.cfg),
         }
 
@@ -107,6 +111,7 @@ class Trainer:
         self._start_at(progress)
         self.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
         self.best, self.evaluated = float(content.get("max_accuracy", 0.0)), content.get("evaluated", True)
+        self.threshold = content.get("threshold", DEFAULT_THRESHOLD)
 
     def _save(self, *, is_best: bool = False) -> None:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
@@ -282,6 +287,7 @@ class Trainer:
             )
         is_best = result.acc1 > self.best and self._is_sound()  # what is not saved is not the best to beat
         self.best, self.evaluated = result.acc1 if is_best else self.best, True
+        self.threshold = result.threshold if isinstance(result, LabelResult) else self.threshold
         epoch = progress.epoch - 1
         self.logger.info(f"epoch {epoch}{result} best {self.best:.3f}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
