@@ -43,7 +43,17 @@ from swin.weights.source import Weights
 from tools.arguments import with_data_path
 from tools.report import report_folder
 
-_COMPARED = ("acc1", "acc5", "correct1", "seen", "loss", "balanced_accuracy", "mAP", "macro_f1", "ece")
+_COMPARED = (
+    "acc1",
+    "acc5",
+    "correct1",
+    "seen",
+    "loss",
+    "balanced_accuracy",
+    "mean_average_precision",
+    "macro_f1",
+    "ece",
+)
 
 
 def build_config(weights: Weights, options: argparse.Namespace, **overrides: Any) -> Config:
@@ -91,7 +101,7 @@ def evaluate_one(
     report = load_weights(model, weights, strict=not is_resized, min_matched=1.0)
     job.logger.info(f"evaluating {weights.name} on {data.val and data.val.num_samples} images: {report}")
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part), "precision": job.precision.name}
-    about |= describe_threshold(weights, data)
+    about |= describe_threshold(weights.threshold, data)
     about |= {"window_size": cfg.MODEL.SWIN.WINDOW_SIZE, "crops": options.crops, "flip": options.flip}
     classifier: torch.nn.Module = model.to(job.dist.device)
     if options.flip or options.crops > 1:

@@ -31,7 +31,6 @@ from swin.logger import Logger
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
-from swin.weights.source import Weights
 
 
 def run_throughput(job: Job) -> None:
@@ -61,10 +60,10 @@ def run_evaluation(job: Job) -> None:
     data = job.make_data(need_train=False, classes=weights.classes, split=None)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
-    about = {"checkpoint": weights.name, **describe_data(cfg, data.part), **describe_threshold(weights, data)}
+    about = {"checkpoint": weights.name, **describe_data(cfg, data.part), **describe_threshold(weights.threshold, data)}
     metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
     if job.dist.is_main:
-        counted = ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k", "mAP", "threshold")
+        counted = ("acc1", "acc5", "correct1", "correct5", "seen", "loss", "k", "mean_average_precision", "threshold")
         counts = {key: metrics[key] for key in counted if key in metrics}
         job.folder.write_json("eval", {**counts, **about})
         if data.split:
@@ -113,10 +112,9 @@ def evaluate_into(
     return metrics if job.dist.is_main else {}
 
 
-def describe_threshold(weights: Weights, data: Data) -> dict[str, Any]:
+def describe_threshold(threshold: float | None, data: Data) -> dict[str, Any]:
     """Return what a table of several labels says of the threshold that a checkpoint's run has found."""
-    is_given = data.multi_label and weights.threshold is not None
-    return {"given_threshold": weights.threshold} if is_given else {}
+    return {"given_threshold": threshold} if data.multi_label and threshold is not None else {}
 
 
 def make_trainer(job: Job) -> Trainer:

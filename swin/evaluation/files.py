@@ -62,7 +62,7 @@ def describe_classes(metrics: dict[str, Any]) -> str:
     The average precision is there for several labels an image.
     """
     rows = [(name, row) for name, row in metrics["per_class"].items() if row["support"]]
-    has_precisions = "mAP" in metrics
+    has_precisions = "threshold" in metrics
     title = "class"
     if len(rows) > _MAX_ROWS:
         title = f"the {_NUM_WORST} classes of lowest F1, of {len(rows)}"
@@ -81,7 +81,7 @@ def describe_classes(metrics: dict[str, Any]) -> str:
 
 def describe_figures(metrics: dict[str, Any]) -> str:
     """Return the figures over all classes in a line, with the interval of the accuracy, or with the threshold."""
-    if "mAP" in metrics:
+    if "threshold" in metrics:
         origin = "given" if metrics["threshold_is_given"] else "found on these images"
         return (
             f"subset accuracy {metrics['subset_accuracy']:.4f}, Hamming loss {metrics['hamming_loss']:.4f}, micro F1 "

@@ -32,20 +32,22 @@ class LabelColumns(NamedTuple):
     logits: Tensor  # float32 (b, K): every figure is read off them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelResult(EvalResult):
     """Counts over a whole data set of any number of labels an image.
 
     An image is hit where the class of the highest score, or one of the k highest, is among its labels; so one without
-    labels never is. Figures that are not defined, as the mAP of outputs that are not finite, are NaN.
+    labels never is. Figures that are not defined, as those of outputs that are not finite, are NaN.
     """
 
-    mAP: float  # noqa: N815  # mean average precision, over the classes that are a label of some image
+    mean_average_precision: float  # over the classes that are a label of some image
     macro_f1: float  # over the same classes, at the threshold
     threshold: float  # probability from which on a class is predicted
 
     def __str__(self) -> str:
-        figures = f"mAP {self.mAP:.4f} macro F1 {self.macro_f1:.4f} at threshold {self.threshold:.4f}"
+        figures = (
+            f"mAP {self.mean_average_precision:.4f} macro F1 {self.macro_f1:.4f} at threshold {self.threshold:.4f}"
+        )
         return f"{super().__str__()} {figures}"
 
 
@@ -120,14 +122,16 @@ class LabelPredictions(Table):
     def count(self) -> LabelResult:
         k, loss = min(5, len(self.classes)), float(self.losses.sum(dtype=np.float64)) / len(self)
         if not self.is_finite:
-            return LabelResult(0, 0, len(self), loss, k, np.nan, np.nan, DEFAULT_THRESHOLD)
+            figures = {"mean_average_precision": np.nan, "macro_f1": np.nan, "threshold": DEFAULT_THRESHOLD}
+            return LabelResult(0, 0, len(self), loss, k, **figures)
         best = np.argsort(-self.logits, axis=1, kind="stable")[:, :k]  # the lower class number first where equal
         are_hits = np.take_along_axis(self.labels, best, axis=1) > 0
         correct1, correct5 = int(are_hits[:, 0].sum()), int(are_hits.any(axis=1).sum())
         occurs = self.labels.any(axis=0)
         mean_ap = float(self.average_precisions[occurs].mean()) if occurs.any() else np.nan
         macro_f1 = _average(*_counts(self))["macro_f1"]
-        return LabelResult(correct1, correct5, len(self), loss, k, mean_ap, macro_f1, self.threshold)
+        figures = {"mean_average_precision": mean_ap, "macro_f1": macro_f1, "threshold": self.threshold}
+        return LabelResult(correct1, correct5, len(self), loss, k, **figures)
 
     def write_csv(self, path: Path) -> bool:
         """Write `file,labels,preds`, names joined by |, then the probability of each class under its name.

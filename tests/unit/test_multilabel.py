@@ -42,7 +42,9 @@ def test_figures_are_those_of_scikit_learn(given):
     micro = sk.precision_recall_fscore_support(labels, preds, average="micro", zero_division=0)
     assert [found[f"macro_{key}"] for key in ("precision", "recall", "f1")] == pytest.approx(macro[:3])
     assert [found[f"micro_{key}"] for key in ("precision", "recall", "f1")] == pytest.approx(micro[:3])
-    assert found["mAP"] == pytest.approx(sk.average_precision_score(labels[:, occurs], scores[:, occurs]))
+    assert found["mean_average_precision"] == pytest.approx(
+        sk.average_precision_score(labels[:, occurs], scores[:, occurs])
+    )
     assert found["subset_accuracy"] == pytest.approx(sk.accuracy_score(labels, preds))
     assert found["hamming_loss"] == pytest.approx(sk.hamming_loss(labels, preds))
     columns = sk.precision_recall_fscore_support(labels, preds, zero_division=np.nan)
@@ -100,10 +102,15 @@ def test_one_class_and_no_label_at_all_are_measured(labels):
     table = LabelPredictions.of(np.array([[2.0], [-1.0], [0.5]]), labels)
     found = measure_labels(table)
     if any(map(any, labels)):
-        assert (found["mAP"], found["macro_f1"], found["micro_f1"], found["subset_accuracy"]) == (1, 1, 1, 1)
+        assert (found["mean_average_precision"], found["macro_f1"], found["micro_f1"], found["subset_accuracy"]) == (
+            1,
+            1,
+            1,
+            1,
+        )
         assert -1 < np.log(found["threshold"] / (1 - found["threshold"])) < 0.5
     else:
-        assert found["mAP"] is found["macro_f1"] is None
+        assert found["mean_average_precision"] is found["macro_f1"] is None
         assert found["threshold"] == 0.5
 
 
@@ -111,7 +118,7 @@ def test_outputs_that_are_not_finite_have_no_figures():
     table = make_table()
     table.logits[5, 2] = np.nan
     result = table.count()
-    assert np.isnan(result.mAP)
+    assert np.isnan(result.mean_average_precision)
     assert result.threshold == 0.5
     with pytest.raises(CheckpointError, match="not finite"):
         measure_labels(table)
@@ -160,7 +167,7 @@ def test_a_terminal_is_told_the_precisions_and_the_threshold():
     result = make_table().described(given_threshold=0.75).count()
     assert " * Acc@1 " in str(result)
     assert str(result).endswith("at threshold 0.7500")
-    assert {"acc1", "acc5", "mAP", "macro_f1", "threshold"} <= result.fields().keys()
+    assert {"acc1", "acc5", "mean_average_precision", "macro_f1", "threshold"} <= result.fields().keys()
 
 
 class Batches(EvalBatches):
