@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     """A decoded and transformed image."""
 
     pixels: torch.Tensor  # uint8 (C, H, W)
-    label: int
+    label: np.integer | np.ndarray  # a row of the source's labels
     rectangles: Sequence[Rectangle]  # what to erase
     failures: list[str]  # why others were skipped before it
 
@@ -72,7 +72,7 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
                 if self.seed is not None:
                     _seed_generators(derive_seed(self.seed, epoch, taken, *([repeat] if repeat else [])))
                 pixels, rectangles = self.transform(content, self.source.name(taken))
-                return Sample(pixels, int(self.source.labels[taken]), rectangles, failures)
+                return Sample(pixels, self.source.labels[taken], rectangles, failures)
             except DataError as error:
                 failures.append(str(error))
                 if not self.skip_errors or len(failures) == min(num_samples, _MAX_TRIES):
@@ -96,7 +96,7 @@ def collate(samples: list[Sample] | str) -> Samples | str:
     rectangles = [(index, *rectangle) for index, sample in enumerate(samples) for rectangle in sample.rectangles]
     return Samples(
         images_BHWC.permute(0, 3, 1, 2),
-        torch.tensor([sample.label for sample in samples], dtype=torch.int64),
+        torch.from_numpy(np.stack([sample.label for sample in samples])),
         torch.tensor(rectangles, dtype=torch.int64).view(-1, 6),
         [failure for sample in samples for failure in sample.failures],
     )

@@ -37,16 +37,16 @@ class Mixer:
     def __call__(
         self,
         images_BCHW: torch.Tensor,
-        labels_B: torch.Tensor,
+        labels: torch.Tensor,
         seed: int,
         rows: Sequence[int] | None = None,
         update_size: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mixed images (B, C, H, W) and targets (B, K) float32 whose rows sum to 1.
+        """Return mixed images (B, C, H, W) and targets (B, K) float32, the same mixture of the images' labels.
 
         Args:
             images_BCHW: Normalised images.
-            labels_B: int64 class indices.
+            labels: int64 class indices (B,); or 0 and 1 (B, K), any number of labels an image.
             seed: Decides every draw of the update.
             rows: Which of the update's samples these are; None if they are all.
             update_size: Samples of the update; None for the batch's.
@@ -66,7 +66,7 @@ class Mixer:
 
         weights_D1HW = _pixel_weights(keep_D1, boxes_D4, height, width).to(images_BCHW.dtype)
         mixed_BCHW = torch.lerp(images_BCHW.flip(0), images_BCHW, weights_D1HW)
-        targets_BK = one_hot(labels_B, self.num_classes).to(torch.float32)
+        targets_BK = (one_hot(labels, self.num_classes) if labels.ndim == 1 else labels).to(torch.float32)
         return mixed_BCHW, torch.lerp(targets_BK.flip(0), targets_BK, keep_D1)
 
     def _draw(self, draws: int, height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ class Prepare:
     mix: Mixer | None = None  # None to leave batches as they are
 
     def __call__(self, batch: Batch, device: torch.device, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images (B, C, H, W) float32, and targets: classes (B,) int64, or (B, K) float32 where mixed.
+        """Return images (B, C, H, W) float32, and targets: the labels as loaded, or (B, K) float32 where mixed.
 
         Args:
             batch: As loaded.
@@ -28,11 +28,11 @@ class Prepare:
             seed: Decides the mixing; the same for all parts of an update.
         """
         images_BCHW = self.normalise(batch.images.to(device, non_blocking=True))
-        labels_B = batch.labels.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
         erase(images_BCHW, batch.rectangles, self.erase_mode)
         if self.mix is None:
-            return images_BCHW, labels_B
-        return self.mix(images_BCHW, labels_B, seed, batch.rows or [0], batch.update_size)
+            return images_BCHW, labels
+        return self.mix(images_BCHW, labels, seed, batch.rows or [0], batch.update_size)
 
 
 def build_prepare(cfg: Config, num_classes: int) -> Prepare:

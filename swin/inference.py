@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Predictor:
         classes: K names in the order of the labels; None where they are not known.
         device: Where the model is.
         exif: Whether files are turned as their EXIF orientation says.
+        threshold: Of any number of labels an image, the probability from which on a class is predicted; None for one
+            label.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Predictor:
     classes: Sequence[str] | None
     device: torch.device
     exif: bool = False
+    threshold: float | None = None
 
     def read(self, source: ImageInput) -> Tensor:
         """Turn one input of `inference_model` into what `scores` takes: uint8 (channels, H, W).
@@ -75,7 +78,7 @@ class Predictor:
 
     @torch.no_grad()
     def scores(self, images: Sequence[Tensor]) -> Tensor:
-        """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images.
+        """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images; with a threshold, sigmoids.
 
         Raises:
             CheckpointError: If the model gives NaN or infinite outputs, or its classes are not as many as its names.
@@ -88,7 +91,7 @@ class Predictor:
             raise CheckpointError(
                 f"The model has {logits_BK.shape[1]} outputs but {len(self.classes)} class names: make them agree."
             )
-        return logits_BK.softmax(dim=1)
+        return logits_BK.softmax(dim=1) if self.threshold is None else logits_BK.sigmoid()
 
     def describe(self, scores_K: Tensor, top_k: int | None = None) -> dict[str, Any]:
         """Turn the probabilities (K,) of one image into the result of `inference_model`."""
@@ -97,6 +100,10 @@ class Predictor:
         names = self.classes or range(len(values))
         best = [{"label": label, "class": str(names[label]), "score": values[label]} for label in order]
         result = {"pred_scores": values, **{f"pred_{key}": best[0][key] for key in ("label", "score", "class")}}
+        if self.threshold is not None:
+            ranked = scores_K.argsort(descending=True, stable=True)
+            labels = ranked[scores_K[ranked] >= self.threshold].tolist()
+            result |= {"pred_labels": labels, "pred_classes": [str(names[label]) for label in labels]}
         return result if top_k is None else {**result, "top_k": best}
 
 
@@ -113,7 +120,8 @@ def inference_model(
     A model given as an object is used as it is and afterwards has its training mode and device back. Its attribute
     `classes` gives the names, `eval_transform_args` (a dict) the arguments of `swin.preprocess.make_eval_transform`; by
     default images are normalised as for ImageNet, at the model's `img_size` or 224 pixels. A Swin model without names
-    and with as many outputs as ImageNet has classes, 1,000 or 21,841, is taken to name those.
+    and with as many outputs as ImageNet has classes, 1,000 or 21,841, is taken to name those. An attribute `threshold`
+    makes it a model of any number of labels an image, which it is the probability of: see Returns.
 
     Args:
         model_or_checkpoint: A model, a file as for `load_predictor`, or a name from `list_models()` together with
@@ -129,7 +137,8 @@ def inference_model(
     Returns:
         A dict for one image, a list of dicts for a list or a folder. Keys: `pred_scores` (K probabilities),
         `pred_label` (index of the greatest), `pred_score` (its probability) and `pred_class` (its name; the index as
-        text where names are not known).
+        text where names are not known). With a threshold, also `pred_labels` and `pred_classes`: all from it on, which
+        may be none, best first.
 
     Raises:
         DataError: If an image cannot be used.
@@ -185,7 +194,8 @@ def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
     if isinstance(model, SwinTransformer) and not classes and (synsets := imagenet_classes(model.num_classes)):
         classes = [imagenet_names()[synset] for synset in synsets]
     channels = arguments.pop("channels")
-    return Predictor(model, make_eval_transform(**arguments), channels, classes, device)
+    threshold = getattr(model, "threshold", None)
+    return Predictor(model, make_eval_transform(**arguments), channels, classes, device, threshold=threshold)
 
 
 def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None) -> Predictor:
@@ -219,8 +229,8 @@ def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str 
     model.to(chosen).eval()
     if cfg:
         transform, channels = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS
-        return Predictor(model, transform, channels, model.classes, chosen, cfg.DATA.EXIF)
-    return make_predictor(model, chosen)
+        return Predictor(model, transform, channels, model.classes, chosen, cfg.DATA.EXIF, weights.threshold)
+    return replace(make_predictor(model, chosen), threshold=weights.threshold)
 
 
 def list_images(folder: ImagePath, channels: int = 3) -> list[Path]:

@@ -1,5 +1,6 @@
 """Classification losses, one value a sample."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,16 +13,22 @@ from swin.errors import ConfigError
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_loss(*, smoothing: float, kind: str = "ce") -> Loss:
+def make_loss(
+    *, smoothing: float, kind: str = "ce", gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05
+) -> Loss:
     """Make a loss that returns a value for each sample, so that callers form exact sums.
 
     Args:
-        smoothing: Fraction of each target that is spread evenly over all K classes, soft targets included, in [0, 1).
-        kind: `ce` for cross entropy; `bce` for binary cross entropy, averaged over the classes of a sample.
+        smoothing: Fraction of each label that is spread evenly over all K classes, in [0, 1): with m labels of an image
+            the targets become (1 - smoothing) y + smoothing m / K. In `asl` they become (1 - smoothing) y: what other
+            classes were given would outweigh the little that this loss takes from those that are clearly absent.
+        kind: `ce` for cross entropy; `bce` for binary cross entropy, averaged over the classes of a sample; `asl` for
+            the asymmetric loss, see `asymmetric_loss`.
+        gamma_neg, gamma_pos, clip: Of the asymmetric loss.
 
     Returns:
-        A function of logits (B, K), any float dtype, and targets, either classes (B,) int64 or probabilities (B, K), to
-        losses (B,) float32.
+        A function of logits (B, K), any float dtype, and targets, either classes (B,) int64 or numbers from 0 to 1
+        (B, K), to losses (B,) float32. For `ce` the targets of a sample sum to 1; for the others to any number.
 
     Raises:
         ConfigError: The kind is unknown.
@@ -31,16 +38,45 @@ def make_loss(*, smoothing: float, kind: str = "ce") -> Loss:
         # In float32, since a half-precision log-sum-exp loses the small differences that gradients are made of.
         return F.cross_entropy(logits_BK.float(), targets, reduction="none", label_smoothing=smoothing)
 
+    def dense(targets: Tensor, num_classes: int) -> Tensor:
+        return (F.one_hot(targets, num_classes) if targets.ndim == 1 else targets).float()
+
     def binary_cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
-        num_classes = logits_BK.shape[1]
-        targets_BK = F.one_hot(targets, num_classes) if targets.ndim == 1 else targets
-        targets_BK = targets_BK.float() * (1.0 - smoothing) + smoothing / num_classes
+        targets_BK = dense(targets, logits_BK.shape[1])
+        targets_BK = targets_BK * (1.0 - smoothing) + smoothing * targets_BK.mean(dim=1, keepdim=True)
         return F.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK, reduction="none").mean(dim=1)
 
-    losses: dict[str, Loss] = {"ce": cross_entropy, "bce": binary_cross_entropy}
+    def asymmetric(logits_BK: Tensor, targets: Tensor) -> Tensor:
+        targets_BK = dense(targets, logits_BK.shape[1]) * (1.0 - smoothing)
+        return asymmetric_loss(logits_BK, targets_BK, gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
+
+    losses: dict[str, Loss] = {"ce": cross_entropy, "bce": binary_cross_entropy, "asl": asymmetric}
     if kind not in losses:
         raise ConfigError(f"TRAIN.LOSS is {kind!r}; use one of {', '.join(losses)}.")
     return losses[kind]
+
+
+def asymmetric_loss(
+    logits_BK: Tensor, targets_BK: Tensor, *, gamma_neg: float, gamma_pos: float, clip: float
+) -> Tensor:
+    """Compute a loss that weighs down the many classes that an image clearly does not have.
+
+    With p the sigmoid of a logit and q = max(p - clip, 0), a label costs -(1 - p)^gamma_pos log p and a class that is
+    none -q^gamma_neg log(1 - q), so that one below `clip` costs nothing. Gradients pass through the weights too. A
+    target between 0 and 1, as of mixed images, costs that fraction of the first and the rest of the second.
+
+    Returns:
+        Sums over the classes (B,), float32, as in the paper: an average would leave gradients near AdamW's eps.
+
+    Source: Ridnik et al. 2020, arXiv 2009.14119, equations 4 to 7.
+    """
+    logits_BK = logits_BK.float()  # in half precision p would be 1 from a logit of 8 on
+    log_p_BK, log_not_p_BK = F.logsigmoid(logits_BK), F.logsigmoid(-logits_BK)
+    positive_BK = -(gamma_pos * log_not_p_BK).exp() * log_p_BK
+    weight_BK = (log_p_BK.exp() - clip).clamp(min=1e-8) ** gamma_neg  # not of 0, where a root has no gradient
+    log_clip_BK = torch.full_like(logits_BK, math.log(clip) if clip else -math.inf)
+    negative_BK = -weight_BK * torch.logaddexp(log_not_p_BK, log_clip_BK).clamp(max=0)  # log(1 - p + clip), if below 0
+    return (targets_BK * positive_BK + (1.0 - targets_BK) * negative_BK).sum(dim=1)
 
 
 def balanced_weights(class_counts: Sequence[int]) -> Tensor:
@@ -65,5 +101,6 @@ def weight_loss(loss: Loss, weights_K: Tensor) -> Loss:
 
 def build_loss(cfg: Config, class_counts: Sequence[int] = ()) -> Loss:
     """Make the configured training loss; `class_counts` are the training images of each class."""
-    loss = make_loss(smoothing=cfg.MODEL.LABEL_SMOOTHING, kind=cfg.TRAIN.LOSS)
+    asl = {name.lower(): value for name, value in cfg.TRAIN.ASL.items()}  # named as the arguments are
+    loss = make_loss(smoothing=cfg.MODEL.LABEL_SMOOTHING, kind=cfg.TRAIN.LOSS, **asl)
     return weight_loss(loss, balanced_weights(class_counts)) if cfg.TRAIN.CLASS_WEIGHTS == "balanced" else loss

@@ -26,11 +26,12 @@ from swin.distributed import from_main, setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.command import run_command
 from swin.engine.evaluate import describe_data
-from swin.engine.run import evaluate_into
+from swin.engine.run import describe_threshold, evaluate_into
 from swin.engine.signals import StopRequest
-from swin.errors import CheckpointError
+from swin.errors import CheckpointError, ConfigError
 from swin.evaluation.metrics import average_precisions
 from swin.evaluation.predictions import Predictions
+from swin.evaluation.table import Table
 from swin.evaluation.views import MultiView
 from swin.logger import Logger
 from swin.models import SwinTransformer
@@ -43,7 +44,17 @@ from swin.weights.source import Weights
 from tools.arguments import with_data_path
 from tools.report import report_folder
 
-_COMPARED = ("acc1", "acc5", "correct1", "seen", "loss", "balanced_accuracy", "macro_f1", "ece")
+_COMPARED = (
+    "acc1",
+    "acc5",
+    "correct1",
+    "seen",
+    "loss",
+    "balanced_accuracy",
+    "mean_average_precision",
+    "macro_f1",
+    "ece",
+)
 
 
 def build_config(weights: Weights, options: argparse.Namespace, **overrides: Any) -> Config:
@@ -91,24 +102,27 @@ def evaluate_one(
     report = load_weights(model, weights, strict=not is_resized, min_matched=1.0)
     job.logger.info(f"evaluating {weights.name} on {data.val and data.val.num_samples} images: {report}")
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part), "precision": job.precision.name}
+    about |= describe_threshold(weights.threshold, data)
     about |= {"window_size": cfg.MODEL.SWIN.WINDOW_SIZE, "crops": options.crops, "flip": options.flip}
     classifier: torch.nn.Module = model.to(job.dist.device)
     if options.flip or options.crops > 1:
         size = as_size(cfg.DATA.IMG_SIZE) if options.crops > 1 else None
-        classifier = MultiView(model, size=size, flip=options.flip)
+        classifier = MultiView(model, size=size, flip=options.flip, multi_label=data.multi_label)
     return evaluate_into(folder, job, classifier, data, about, _refine(options.labels, data))
 
 
-def _refine(labels: Path | None, data: Data) -> Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None:
+def _refine(labels: Path | None, data: Data) -> Callable[[Table], tuple[Table, dict[str, Any]]] | None:
     if labels is None:
         return None
-
+    if data.multi_label:
+        raise ConfigError("--labels is for data of one label an image; these have several themselves. Leave it out.")
     val = data.val
     assert val is not None
     names = [val.name(index) for index in range(val.num_samples)]
     label_sets = from_main(lambda: read_label_sets(labels, names, data.classes))
 
-    def refine(table: Predictions) -> tuple[Predictions, dict[str, Any]]:
+    def refine(table: Table) -> tuple[Table, dict[str, Any]]:
+        assert isinstance(table, Predictions)
         chosen = table.with_label_sets(label_sets)
         more = {"labels": str(labels), "unlabelled": len(table) - len(chosen)}
         return chosen, {**more, **average_precisions(table, label_sets)}
@@ -118,7 +132,7 @@ def _refine(labels: Path | None, data: Data) -> Callable[[Predictions], tuple[Pr
 
 def compare_settings(rows: list[dict[str, Any]], folder: Path) -> str:
     """Write sizes.json and sizes.csv, and return their content as a table."""
-    columns = ("img_size", "window_size", *_COMPARED)
+    columns = ("img_size", "window_size", *(key for key in _COMPARED if key in rows[0]))
     table = [{key: row[key] for key in columns} for row in rows]
     write_json(folder / "sizes.json", table)
     text = StringIO()

@@ -44,17 +44,23 @@ def predict_files(
 
 
 def print_text(rows: Iterator[Row]) -> None:
-    """Print one line a file: its name, then the classes with their probabilities in percent."""
+    """Print one line a file: its name, its labels where it may have several, then classes with their probabilities."""
     for row in rows:
         if "error" in row:
             print(f"{row['file']}  error: {row['error']}")
         else:
-            print(row["file"], *(f"{best['class']} {100 * best['score']:.2f}%" for best in row["top_k"]), sep="  ")
+            labels = ["|".join(row["pred_classes"]) or "(none)"] if "pred_classes" in row else []
+            print(
+                row["file"],
+                *labels,
+                *(f"{best['class']} {100 * best['score']:.2f}%" for best in row["top_k"]),
+                sep="  ",
+            )
 
 
 def print_json(rows: Iterator[Row]) -> None:
-    """Print one JSON list with an object a file: the predicted class and the best ones, or the error."""
-    keys = ("file", "pred_label", "pred_class", "pred_score", "top_k", "error")
+    """Print one JSON list with an object a file: the predicted class or classes and the best ones, or the error."""
+    keys = ("file", "pred_label", "pred_class", "pred_score", "pred_labels", "pred_classes", "top_k", "error")
     print(json.dumps([{key: row[key] for key in keys if key in row} for row in rows], indent=2))
 
 
@@ -67,6 +73,21 @@ def print_csv(rows: Iterator[Row]) -> None:
             writer.writerow([row["file"], "", "", "", "", row["error"]])
         for rank, best in enumerate(row.get("top_k", ()), start=1):
             writer.writerow([row["file"], rank, best["label"], best["class"], best["score"], ""])
+
+
+def print_label_csv(rows: Iterator[Row]) -> None:
+    """Print as `print_csv`, of several labels an image: all of them and the best classes, and which are labels."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "rank", "label", "class", "score", "is_label", "error"])
+    for row in rows:
+        if "error" in row:
+            writer.writerow([row["file"], "", "", "", "", "", row["error"]])
+            continue
+        labels, best = row["pred_labels"], row["top_k"]
+        further = zip(labels[len(best) :], row["pred_classes"][len(best) :], strict=True)
+        listed = [(each["label"], each["class"]) for each in best] + list(further)
+        for rank, (label, name) in enumerate(listed, start=1):
+            writer.writerow([row["file"], rank, label, name, row["pred_scores"][label], int(rank <= len(labels)), ""])
 
 
 _PRINTERS: dict[str, Callable[[Iterator[Row]], None]] = {"text": print_text, "json": print_json, "csv": print_csv}
@@ -104,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only a terminal gets the bar, and not among rows that it shows as they come.
     is_hidden = True if sys.stdout.isatty() and arguments.format != "json" else None
     bar = tqdm(rows, total=len(files), unit="images", desc="predicting", leave=False, disable=is_hidden)
-    _PRINTERS[arguments.format](iter(bar))
+    is_label_csv = predictor.threshold is not None and arguments.format == "csv"
+    (print_label_csv if is_label_csv else _PRINTERS[arguments.format])(iter(bar))
     if errors:
         problem = f"{len(errors)} of {len(files)} files could not be read; the output names them."
         print(f"error: {problem}", file=sys.stderr)

@@ -45,7 +45,8 @@ def validate(
     errors = [f"{show(name)}: expected {expected}" for name, expected in problems.items() if expected]
     # Rules must be able to divide by a value whose message is dropped.
     v = {**values, **{name: KEYS[name].default for name in refused}}
-    errors += fill(chain(_errors_of_the_model(v), _errors_of_the_data(v), _errors_of_the_training(v)))
+    rules = _errors_of_the_model, _errors_of_the_data, _errors_of_the_training, _errors_of_several_labels
+    errors += fill(chain.from_iterable(rule(v) for rule in rules))
     return errors, fill(chain(_warnings(v), _keys_without_effect(v, sources)))
 
 
@@ -124,6 +125,26 @@ def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: the multistep schedule needs at least one epoch at which to lower the learning rate"
     if is_multistep and min(steps, default=math.inf) < warmup * (v["TRAIN.EPOCHS"] if is_share else 1):
         yield f"{key}: expected epochs after the warm-up ({{TRAIN.WARMUP_EPOCHS}})"
+
+
+def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
+    if not v["DATA.MULTI_LABEL"]:
+        return
+    if v["TRAIN.LOSS"] == "ce":
+        yield (
+            "{TRAIN.LOSS} takes each image to have one label, but {DATA.MULTI_LABEL}: set TRAIN.LOSS to bce (binary "
+            "cross-entropy of each class) or asl (asymmetric loss, for many classes of which an image has few)"
+        )
+    if v["TRAIN.CLASS_WEIGHTS"] == "balanced":
+        yield (
+            "{TRAIN.CLASS_WEIGHTS} weighs an image by its class, and has none to go by with {DATA.MULTI_LABEL}: set it "
+            "to none; TRAIN.LOSS asl makes up for classes that few images have"
+        )
+    if v["DATA.SAMPLER"] == "balanced":
+        yield (
+            "{DATA.SAMPLER} draws an image for its class, which also draws its other labels with {DATA.MULTI_LABEL}: "
+            "set it to shuffle; TRAIN.LOSS asl makes up for classes that few images have"
+        )
 
 
 def _warnings(v: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Evaluation: a model's predictions for a whole data set, gathered from all processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from swin.distributed import Distributed, from_main, gather, gather_rows
 from swin.engine.precision import Precision
 from swin.engine.signals import StopRequest
 from swin.errors import ConfigError, DataError, RunStoppedError
-from swin.evaluation.predictions import Columns, EvalResult, Predictions, read_columns, storage_dtype
+from swin.evaluation.files import table_kind
+from swin.evaluation.predictions import EvalResult
+from swin.evaluation.table import Table
 from swin.logger import Logger
-from swin.preprocess import Normalise
 
 PREDICTIONS = "predictions.npz"
 
@@ -29,7 +30,7 @@ def evaluate(
     *,
     stop: StopRequest | None = None,
     show: Callable[[int, int, str], None] | None = None,
-) -> tuple[EvalResult, Predictions | None]:
+) -> tuple[EvalResult, Table | None]:
     """Classify a data set, each process its own part of it.
 
     Counts are read off the whole table as integers, so they depend on neither batch size nor the number of processes.
@@ -52,7 +53,7 @@ def evaluate(
         raise DataError("the validation set holds no images; there is nothing to evaluate.")
     was_training = model.training
     model.eval()
-    columns, seen = _classify(model, batches, data.normalise, precision, dist, stop, show)
+    columns, seen = _classify(model, batches, data, precision, dist, stop, show)
     model.train(was_training)
     if sum(gather(seen)) < batches.num_samples:
         name = (stop and stop.name) or "a signal to another process"
@@ -64,24 +65,24 @@ def evaluate(
 def _classify(
     model: nn.Module,
     batches: EvalBatches,
-    normalise: Normalise,
+    data: Data,
     precision: Precision,
     dist: Distributed,
     stop: StopRequest | None,
     show: Callable[[int, int, str], None] | None,
 ) -> tuple[list[Tensor | None], int]:
     """Return the columns of this process's images, and how many it has done; nothing waits for the device."""
-    own = len(range(dist.rank, batches.num_samples, dist.world_size))
+    kind, own = table_kind(data.multi_label), len(range(dist.rank, batches.num_samples, dist.world_size))
     columns: list[Tensor | None] = []
     seen = 0
     for batch in batches:
         if stop and stop.requested:
             break
-        images = normalise(batch.images.to(dist.device, non_blocking=True))
+        images = data.normalise(batch.images.to(dist.device, non_blocking=True))
         labels = batch.labels.to(dist.device, non_blocking=True)
         with precision.autocast():
             logits = model(images)
-        rows = read_columns(logits, labels, storage_dtype(batches.num_samples, logits.shape[1]))
+        rows = kind.read(logits, labels, batches.num_samples)
         columns = columns or [_make_room(part, own) for part in rows]
         _fill(columns, rows, seen)
         seen += len(labels)
@@ -95,13 +96,13 @@ def _make_room(part: Tensor | None, count: int) -> Tensor | None:
     return None if part is None else part.new_empty(count, *part.shape[1:])
 
 
-def _fill(columns: list[Tensor | None], rows: Columns, start: int) -> None:
+def _fill(columns: list[Tensor | None], rows: Sequence[Tensor | None], start: int) -> None:
     for column, part in zip(columns, rows, strict=True):
         if column is not None and part is not None:
             column[start : start + len(part)] = part
 
 
-def _gather_table(own: list[Tensor | None], data: Data, dist: Distributed) -> Predictions | None:
+def _gather_table(own: list[Tensor | None], data: Data, dist: Distributed) -> Table | None:
     """Collect the rows of all processes in the main one, in the order of the data set."""
     batches = data.val
     assert batches is not None
@@ -118,7 +119,7 @@ def _gather_table(own: list[Tensor | None], data: Data, dist: Distributed) -> Pr
     if not dist.is_main:
         return None
     names = [batches.name(index) for index in range(batches.num_samples)]
-    return Predictions(data.classes, names, *table)
+    return table_kind(data.multi_label)(data.classes, names, *table)
 
 
 def _interleave(by_rank: list[Tensor], num_samples: int) -> Tensor:
@@ -136,7 +137,7 @@ def describe_data(cfg: Config, split: str = "val") -> dict[str, Any]:
     return {"data": cfg.DATA.DATA_PATH or cfg.DATA.DATASET, "split": split, "img_size": cfg.DATA.IMG_SIZE}
 
 
-def keep_table(predictions: Predictions, run_dir: Path, logger: Logger) -> None:
+def keep_table(predictions: Table, run_dir: Path, logger: Logger) -> None:
     """Write the table of a run's best checkpoint; where that fails, only the run's report will lack it."""
     try:
         predictions.save(run_dir / PREDICTIONS)

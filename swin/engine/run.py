@@ -26,14 +26,15 @@ from swin.engine.throughput import SUMMARY, measure_throughput, summarize
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, NonFiniteError
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
-from swin.evaluation.predictions import EvalResult, Predictions
+from swin.evaluation.multilabel import LabelResult
+from swin.evaluation.table import Table
 from swin.images import open_input
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
 from swin.weights import load_weights, read_weights
 
 # Of the figures of an evaluation, those that are counted or that runs are compared by.
-FIELDS = ("acc1", "acc5", *(field.name for field in fields(EvalResult)))
+FIELDS = ("acc1", "acc5", *(field.name for field in fields(LabelResult)))
 
 
 def run_throughput(job: Job) -> None:
@@ -63,7 +64,7 @@ def run_evaluation(job: Job) -> None:
     data = job.make_data(need_train=False, classes=weights.classes, split=None)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
-    about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}
+    about = {"checkpoint": weights.name, **describe_data(cfg, data.part), **describe_threshold(weights.threshold, data)}
     metrics = evaluate_into(job.folder.path / "eval", job, model, data, about)
     if job.dist.is_main:
         counts = {name: metrics[name] for name in FIELDS if name in metrics}
@@ -79,7 +80,7 @@ def evaluate_into(
     model: nn.Module,
     data: Data,
     about: dict[str, Any],
-    refine: Callable[[Predictions], tuple[Predictions, dict[str, Any]]] | None = None,
+    refine: Callable[[Table], tuple[Table, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, say how it did and write its tables, and the report where the config asks for one.
 
@@ -99,7 +100,8 @@ def evaluate_into(
     def write() -> dict[str, Any]:
         assert predictions is not None
         table, more = refine(predictions) if refine else (predictions, {})
-        metrics = write_evaluation(table.described(**about), folder, more)
+        table = table.described(**about)
+        metrics = write_evaluation(table, folder, more)
         write_atomically(folder / "config.yaml", encode(dump_config(job.cfg)))
         logger.info(describe_classes(metrics))
         logger.info(describe_figures(metrics))
@@ -111,6 +113,11 @@ def evaluate_into(
     if job.dist.is_main:
         job.write_report(folder)
     return metrics if job.dist.is_main else {}
+
+
+def describe_threshold(threshold: float | None, data: Data) -> dict[str, Any]:
+    """Return what a table of several labels says of the threshold that a checkpoint's run has found."""
+    return {"given_threshold": threshold} if data.multi_label and threshold is not None else {}
 
 
 def make_trainer(job: Job) -> Trainer:

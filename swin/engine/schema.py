@@ -143,6 +143,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "monitor": (f"one of {', '.join(FIGURES)}", lambda value: type(value) is str and value in FIGURES),
     "best": ("a number of at least 0, or None", lambda value: value is None or _is_number(value, 0.0, math.inf)),
     "max_accuracy": ("a number from 0 to 100", lambda value: _is_number(value, 0.0, 100.0)),  # what "best" was before
+    "multi_label": ("True or False", lambda value: type(value) is bool),
+    "threshold": ("a number from 0 to 1", lambda value: _is_number(value, 0.0, 1.0)),
     "classes": ("a list of names", lambda value: type(value) is list and all(type(name) is str for name in value)),
     "config": (
         "a dict of plain values",

@@ -4,25 +4,22 @@ Legend: N images, K classes.
 """
 
 import csv
-import json
-import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from swin.errors import CheckpointError, DataError
-from swin.files import open_regular
-from swin.records import make_folder, replacing
+from swin.evaluation.table import CSV_VALUES, Table
+from swin.records import replacing
 
 # Logits are kept in float32 up to the first number of values (64 MiB), in float16 up to the second (2 GiB), and not at
 # all above: the other columns, which most figures are read off, are computed in float32 and kept always.
 FLOAT32_VALUES, FLOAT16_VALUES = 1 << 24, 1 << 30
-_CSV_VALUES = 1 << 24  # above, the CSV has no column a class: it would take minutes to write and to read
 
 
 class Columns(NamedTuple):
@@ -105,25 +102,25 @@ class EvalResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
-    """One row an image. The columns are those of `Columns`, as arrays; `losses` and `scores` are float32.
+class Predictions(Table):
+    """One label an image. The columns are those of `Columns`, as arrays; `losses` and `scores` are float32.
 
     Attributes:
-        classes: Names in the order of the labels (K).
-        names: What logs call the images (N).
         logits: (N, K), each row less its largest; float32, float16 or None, as `storage_dtype` says.
-        about: What is known of model and data, as JSON holds it: `checkpoint`, `data`, `split`, `epoch`.
     """
 
-    classes: Sequence[str]
-    names: Sequence[str]
+    KEYS: ClassVar = dict(zip(Columns._fields, _KEYS, strict=True))
+
     labels: np.ndarray
     preds: np.ndarray
     ranks: np.ndarray
     scores: np.ndarray
     losses: np.ndarray
     logits: np.ndarray | None
-    about: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def read(logits_BK: Tensor, labels: Tensor, num_images: int) -> Columns:
+        return read_columns(logits_BK, labels, storage_dtype(num_images, logits_BK.shape[1]))
 
     @classmethod
     def of(
@@ -144,9 +141,6 @@ class Predictions:
             name: None if column is None else column.numpy() for name, column in columns._asdict().items()
         }
         return cls(classes, names, **arrays, about=about or {})
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def count(self) -> EvalResult:
         """Count what was hit; figures of classes are scikit-learn's, in a hundredth of its time."""
@@ -199,54 +193,7 @@ class Predictions:
         table.ranks[~is_hit] = np.maximum(table.ranks[~is_hit], 1)
         return table
 
-    def take(self, rows: np.ndarray) -> "Predictions":
-        """Return a table of some of the rows, in copies."""
-        columns: dict[str, Any] = {}
-        for name in Columns._fields:
-            column = getattr(self, name)
-            columns[name] = None if column is None else column[rows]
-        return replace(self, names=[self.names[index] for index in rows.tolist()], **columns)
-
-    def described(self, **about: Any) -> "Predictions":
-        """Return the same table with more said about it."""
-        return replace(self, about={**self.about, **about})
-
-    def save(self, path: Path) -> None:
-        """Write all of it to an `.npz` file, atomically: `index file label pred rank score loss logits classes about`.
-
-        Raises:
-            ConfigError: The file cannot be written.
-        """
-        content = {
-            "index": np.arange(len(self)),
-            "file": np.array(list(self.names), dtype=np.str_),
-            **{key: getattr(self, name) for key, name in zip(_KEYS, Columns._fields, strict=True)},
-            "classes": np.array(list(self.classes), dtype=np.str_),
-            "about": np.array(json.dumps(self.about)),
-        }
-        make_folder(path.parent)
-        _write_arrays(path, {name: array for name, array in content.items() if array is not None})
-
-    @classmethod
-    def load(cls, path: Path) -> "Predictions":
-        """Read what `save` has written.
-
-        Raises:
-            DataError: The file is missing, or is no such table.
-        """
-        try:
-            with open(open_regular(path), "rb") as file, np.load(file) as archive:
-                content = {key: archive[key] for key in archive.files}
-            columns: dict[str, Any] = {name: content.get(key) for name, key in zip(Columns._fields, _KEYS, strict=True)}
-            about = json.loads(str(content["about"]))
-            table = cls(content["classes"].tolist(), content["file"].tolist(), **columns, about=about)
-            table._check_columns()
-            return table
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: is no table of predictions ({error}). Evaluate again.") from None
-
     def _check_columns(self) -> None:
-        """Raise an error for columns that are missing, or do not fit together."""
         num_images, num_classes = len(self.names), len(self.classes)
         for column in (self.labels, self.preds, self.ranks, self.scores, self.losses):
             if column.shape != (num_images,):
@@ -262,7 +209,7 @@ class Predictions:
         Returns:
             Whether the classes have their columns: very large tables go without.
         """
-        has_classes = self.logits is not None and self.logits.size <= _CSV_VALUES
+        has_classes = self.logits is not None and self.logits.size <= CSV_VALUES
         head = ["file", "label", "class", "pred", "pred_class", "score"]
         form = ",%.9g" * (1 + (len(self.classes) if has_classes else 0)) + "\n"  # twice as fast as cell by cell
         with (
@@ -281,14 +228,5 @@ class Predictions:
         return has_classes
 
     def check_finite(self) -> None:
-        """Raise a CheckpointError where the model has given outputs that are not finite."""
         if not (np.isfinite(self.losses).all() and np.isfinite(self.scores).all()):
             raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
-
-
-def _write_arrays(path: Path, content: dict[str, np.ndarray]) -> None:
-    """Do what np.savez does, atomically; that one cannot name an array "file"."""
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, array in content.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)

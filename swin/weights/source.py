@@ -32,6 +32,8 @@ class Weights:
         classes: class names that the file carries, in the order of the head's rows.
         is_averaged: whether these are the exponential moving average that the file carries beside the last weights.
         config: nested dict of the config that a training run of this project saves.
+        threshold: of a run with any number of labels an image, the probability from which on a class is predicted, as
+            found on its validation images; None for one label an image.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Weights:
     classes: list[str] | None = None
     is_averaged: bool = False
     config: dict[str, Any] | None = None
+    threshold: float | None = None
 
 
 def read_weights(
@@ -81,7 +84,8 @@ def read_weights(
         raise CheckpointError(f"{name} is damaged: {broken[0]} has NaN or infinite values; use another file.")
     config = content.get("config")
     config = config if type(config) is dict else None  # official checkpoints hold a yacs node, whose keys may differ
-    return Weights(name, native, tensors, found_format, _classes(content, native, name), is_averaged, config)
+    classes, threshold = _classes(content, native, name), _threshold(content, name)
+    return Weights(name, native, tensors, found_format, classes, is_averaged, config, threshold)
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
@@ -115,6 +119,18 @@ def _classes(content: Mapping[Any, Any], native: Mapping[str, Tensor], name: str
     if classes and set(rows) - {len(classes)}:
         raise CheckpointError(f"{name} is damaged: its head has {rows[0]} rows, but it names {len(classes)} classes.")
     return classes
+
+
+def _threshold(content: Mapping[Any, Any], name: str) -> float | None:
+    if not content.get("multi_label"):
+        return None
+    threshold = content.get("threshold")
+    if not isinstance(threshold, float | int) or not 0 <= threshold <= 1:
+        raise CheckpointError(
+            f"{name} is damaged: its threshold of several labels an image is {threshold!r}, expected a number from 0 "
+            "to 1. Use another checkpoint."
+        )
+    return float(threshold)
 
 
 def model_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

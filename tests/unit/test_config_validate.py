@@ -87,7 +87,7 @@ def test_defaults_give_no_warning() -> None:
         ("MODEL.ATTENTION", "flash", "expected one of auto, eager, sdpa"),
         ("TRAIN.OPTIMIZER.NAME", "fused_adam", "expected one of adamw, sgd"),
         ("TRAIN.LR_SCHEDULER.NAME", "cosin", "did you mean cosine?"),
-        ("TRAIN.LOSS", "mse", "expected one of ce, bce"),
+        ("TRAIN.LOSS", "mse", "expected one of ce, bce, asl"),
         ("AUG.AUTO_AUGMENT", "random-m9", "as in rand-m9-mstd0.5-inc1"),
         ("AUG.AUTO_AUGMENT", "v1", "as in rand-m9-mstd0.5-inc1"),
         ("DEVICE", "gpu", "expected auto, cpu, mps, cuda or cuda:N"),
@@ -269,3 +269,22 @@ def test_deprecated_keys_are_accepted_and_warn() -> None:
 def test_keys_of_other_methods_warn_when_changed() -> None:
     (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, DATA__MASK_RATIO=0.6, MODEL__SWIN_MLP__EMBED_DIM=96)
     assert line.startswith("TRAIN.MOE.SAVE_MASTER = True (command line) has no effect")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"TRAIN__LOSS": "ce"}, "TRAIN.LOSS = 'ce' (command line) takes each image to have one label"),
+        ({}, "set TRAIN.LOSS to bce"),
+        ({"TRAIN__LOSS": "bce", "TRAIN__CLASS_WEIGHTS": "balanced"}, "TRAIN.CLASS_WEIGHTS = 'balanced' (command line)"),
+        (
+            {"TRAIN__LOSS": "asl", "DATA__SAMPLER": "balanced"},
+            "DATA.SAMPLER = 'balanced' (command line) draws an image",
+        ),
+    ],
+)
+def test_what_needs_one_label_an_image_is_refused_with_several(values: dict[str, object], said: str) -> None:
+    (line,) = errors(DATA__MULTI_LABEL=True, **values)
+    assert said in line
+    assert "DATA.MULTI_LABEL = True" in line
+    assert not errors(DATA__MULTI_LABEL=False, **values)

@@ -267,3 +267,22 @@ def test_a_head_that_is_not_of_the_config_or_of_the_names(checkpoint):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(DataError, match="holds no images"):
         inference_model(Brightest(), tmp_path)
+
+
+def test_a_model_with_a_threshold_may_give_several_labels_or_none():
+    model = Brightest()
+    model.threshold = 0.6
+    result = inference_model(model, coloured("magenta"), top_k=2)
+    assert set(result) == {*KEYS, "pred_labels", "pred_classes", "top_k"}
+    expected = torch.tensor([1.0, 0.0, 1.0]).sigmoid()
+    torch.testing.assert_close(torch.tensor(result["pred_scores"]), expected)
+    assert (result["pred_labels"], result["pred_classes"]) == ([0, 2], ["red", "blue"])
+    assert (result["pred_label"], len(result["top_k"])) == (0, 2)
+    assert inference_model(model, coloured("black"))["pred_labels"] == []
+
+
+def test_a_checkpoint_says_its_threshold(checkpoint):
+    result = inference_model(checkpoint(multi_label=True, threshold=0.5), coloured("red"))
+    assert result["pred_labels"] == [0, 1, 2] or result["pred_labels"][0] == 2
+    assert result["pred_scores"][2] == pytest.approx(1)  # a sigmoid of 50
+    assert "pred_labels" not in inference_model(checkpoint(), coloured("red"))

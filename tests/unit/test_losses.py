@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
 from swin.config import load_config
 from swin.errors import ConfigError
-from swin.losses import balanced_weights, build_loss, make_loss, weight_loss
+from swin.losses import asymmetric_loss, balanced_weights, build_loss, make_loss, weight_loss
 
 
 @pytest.fixture
@@ -91,3 +91,85 @@ def test_class_weights_are_configured(batch):
     weighted = build_loss(load_config(overrides={"TRAIN.CLASS_WEIGHTS": "balanced"}), [1, 2, 3, 4, 5])
     plain = build_loss(load_config(), [1, 2, 3, 4, 5])
     assert not torch.equal(weighted(logits, labels), plain(logits, labels))
+
+
+ASL = [(4.0, 1.0, 0.05), (2.0, 0.0, 0.2), (4.0, 1.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.05)]
+
+
+@pytest.fixture
+def label_batch():
+    generator = torch.Generator().manual_seed(1)
+    labels = (torch.rand(8, 6, generator=generator) < 0.3).to(torch.uint8)
+    labels[0] = 0  # an image without labels
+    return torch.randn(8, 6, generator=generator) * 4, labels
+
+
+@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), ASL)
+def test_the_asymmetric_loss_is_the_papers_formula(label_batch, gamma_neg, gamma_pos, clip):
+    logits, labels = label_batch
+    p, y = logits.double().sigmoid(), labels.double()
+    p_m = (p - clip).clamp(min=0)
+    expected = -(y * (1 - p) ** gamma_pos * p.log() + (1 - y) * p_m**gamma_neg * (1 - p_m).log())
+    found = make_loss(smoothing=0.0, kind="asl", gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)(logits, labels)
+    assert found.dtype == torch.float32
+    # Sums of 6 float32 values.
+    torch.testing.assert_close(found.double(), expected.sum(dim=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), ASL[:3])
+def test_the_asymmetric_loss_and_its_gradient_are_timms(label_batch, gamma_neg, gamma_pos, clip):
+    logits, labels = label_batch
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    # By default timm's gradient passes through the weights too, and its sum over classes is averaged over the batch.
+    reference = AsymmetricLossMultiLabel(gamma_neg, gamma_pos, clip, eps=1e-12)(theirs, labels)
+    loss = make_loss(smoothing=0.0, kind="asl", gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)(ours, labels)
+    torch.testing.assert_close(loss.mean(), reference)
+    reference.backward()
+    loss.mean().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_asymmetric_loss_without_focusing_is_the_sum_of_binary_cross_entropies(label_batch):
+    logits, labels = label_batch
+    found = make_loss(smoothing=0.0, kind="asl", gamma_neg=0, gamma_pos=0, clip=0)(logits, labels)
+    torch.testing.assert_close(found, 6 * make_loss(smoothing=0.0, kind="bce")(logits, labels))
+
+
+@pytest.mark.parametrize(("gamma_neg", "gamma_pos", "clip"), ASL)
+def test_the_asymmetric_loss_is_finite_for_any_logit(gamma_neg, gamma_pos, clip):
+    logits = torch.tensor([[-200.0, -90.0, -20.0, -3.0, 0.0, 3.0, 20.0, 90.0, 200.0]]).requires_grad_()
+    for label in (0.0, 0.3, 1.0):
+        options = {"gamma_neg": gamma_neg, "gamma_pos": gamma_pos, "clip": clip}
+        loss = asymmetric_loss(logits, torch.full_like(logits, label), **options)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        assert loss.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+def test_labels_are_smoothed_in_proportion_to_their_number(label_batch):
+    logits, labels = label_batch
+    y = labels.float()
+    smoothed = make_loss(smoothing=0.3, kind="bce")(logits, labels)
+    torch.testing.assert_close(
+        smoothed, make_loss(smoothing=0.0, kind="bce")(logits, 0.7 * y + 0.3 * y.sum(1, keepdim=True) / 6)
+    )
+    torch.testing.assert_close(  # of an image without labels nothing is left to spread
+        smoothed[0], make_loss(smoothing=0.0, kind="bce")(logits, labels)[0]
+    )
+    smoothed = make_loss(smoothing=0.3, kind="asl")(logits, labels)
+    torch.testing.assert_close(smoothed, make_loss(smoothing=0.0, kind="asl")(logits, 0.7 * y))
+
+
+@pytest.mark.parametrize("kind", ["bce", "asl"])
+def test_the_loss_of_mixed_labels_is_the_mixture_of_the_losses(label_batch, kind):
+    logits, labels = label_batch
+    loss = make_loss(smoothing=0.1, kind=kind)
+    mixed = loss(logits, 0.3 * labels + 0.7 * labels.flip(0))
+    torch.testing.assert_close(mixed, 0.3 * loss(logits, labels) + 0.7 * loss(logits, labels.flip(0)))
+
+
+def test_the_asymmetric_loss_is_built_from_the_config(label_batch):
+    logits, labels = label_batch
+    options = {"TRAIN.LOSS": "asl", "TRAIN.ASL.GAMMA_NEG": 3.0, "TRAIN.ASL.GAMMA_POS": 2.0, "TRAIN.ASL.CLIP": 0.1}
+    found = build_loss(load_config(overrides={**options, "MODEL.LABEL_SMOOTHING": 0.0}))(logits, labels)
+    torch.testing.assert_close(found, asymmetric_loss(logits, labels, gamma_neg=3.0, gamma_pos=2.0, clip=0.1))

@@ -126,3 +126,18 @@ def test_a_part_of_an_update_is_mixed_as_in_the_whole(mode: str, size: int) -> N
             part, part_targets = mix(images[rows], labels[rows], seed, rows, size)
             assert torch.equal(part, mixed[rows])
             assert torch.equal(part_targets, targets[rows])
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+def test_several_labels_an_image_are_mixed_as_the_single_ones(mode: str) -> None:
+    images, labels = make_batch(6)
+    one_hot = torch.nn.functional.one_hot(labels, CLASSES)
+    mixer = Mixer(CLASSES, mixup_alpha=0.8, cutmix_alpha=1.0, mode=mode)
+    for seed in range(10):
+        mixed, targets = mixer(images, labels, seed)
+        same, several = mixer(images, torch.cat([one_hot, one_hot.flip(0)], dim=1).to(torch.uint8), seed)
+        torch.testing.assert_close(same, mixed, rtol=0, atol=0)
+        assert several.dtype == torch.float32
+        # The second half has the labels of the partners, so that what one image keeps is what the other gives.
+        torch.testing.assert_close(several[:, :CLASSES], targets, rtol=0, atol=0)
+        torch.testing.assert_close(several[:, :CLASSES] + several[:, CLASSES:], (one_hot + one_hot.flip(0)).float())

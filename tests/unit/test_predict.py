@@ -158,3 +158,56 @@ def test_the_folder_of_a_run(files, capsys):
     assert captured.err == f"note: there is no best.pth in {run / 'checkpoints'} yet, so that last.pth is used\n"
     assert main(["--checkpoint", str(run), "--input", str(run)]) == 2
     assert "is the folder of a run: give that as --checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def label_files(files):
+    """As `files`, of several labels an image: probabilities 0.73, 0.88 and 0.5, of which 0.6 are needed."""
+    content = torch.load(files / "best.pth", weights_only=True)
+    torch.save({**content, "multi_label": True, "threshold": 0.6}, files / "best.pth")
+    return files
+
+
+SIGMOIDS = torch.tensor([1.0, 2.0, 0.0]).sigmoid().tolist()
+
+
+def test_labels_from_the_threshold_on_are_shown_as_text(label_files, capsys):
+    status, out, err = predict(label_files, capsys, "--top-k", "1")
+    assert (status, err) == (0, "")
+    assert (
+        out.splitlines()[0] == f'{label_files}/images/a.png  the "dog"|cat, black  the "dog" {100 * SIGMOIDS[1]:.2f}%'
+    )
+
+
+def test_no_label_is_a_result_too(label_files, capsys):
+    content = torch.load(label_files / "best.pth", weights_only=True)
+    torch.save({**content, "threshold": 0.9}, label_files / "best.pth")
+    assert "a.png  (none)  the" in predict(label_files, capsys)[1]
+    found = json.loads(predict(label_files, capsys, "--format", "json")[1])[0]
+    assert (found["pred_labels"], found["pred_classes"], found["pred_label"]) == ([], [], 1)
+
+
+def test_labels_from_the_threshold_on_are_in_json_and_csv(label_files, capsys):
+    found = json.loads(predict(label_files, capsys, "--format", "json", "--top-k", "3")[1])[0]
+    assert (found["pred_labels"], found["pred_classes"]) == ([1, 0], ['the "dog"', "cat, black"])
+    assert (found["pred_label"], found["pred_class"]) == (1, 'the "dog"')
+    assert [best["score"] for best in found["top_k"]] == pytest.approx(sorted(SIGMOIDS, reverse=True))
+    for top_k, count in (("1", 2), ("3", 3)):  # all labels are listed, and so are as many classes as were asked for
+        head, *rows = csv.reader(io.StringIO(predict(label_files, capsys, "--format", "csv", "--top-k", top_k)[1]))
+        assert head == ["file", "rank", "label", "class", "score", "is_label", "error"]
+        assert [row[1:4] + row[5:] for row in rows[:count]] == [
+            ["1", "1", 'the "dog"', "1", ""],
+            ["2", "0", "cat, black", "1", ""],
+            ["3", "2", "zebra", "0", ""],
+        ][:count]
+        assert [float(row[4]) for row in rows[:2]] == pytest.approx([SIGMOIDS[1], SIGMOIDS[0]])
+        assert len(rows) == 2 * count
+
+
+@pytest.mark.parametrize("threshold", [None, "0.5", 1.5, float("nan")])
+def test_a_damaged_threshold_is_an_error(label_files, capsys, threshold):
+    content = torch.load(label_files / "best.pth", weights_only=True)
+    torch.save({**content, "threshold": threshold}, label_files / "best.pth")
+    status, _, err = predict(label_files, capsys)
+    assert status == 2
+    assert "its threshold of several labels an image" in err

@@ -10,7 +10,7 @@ from swin.engine.best import Best
 from swin.evaluation.predictions import Predictions
 
 Row = dict[str, Any]
-_FIGURES = ("acc1", "acc5", "k", "seen", "loss", "balanced_accuracy", "macro_f1", "ece")
+_FIGURES = ("acc1", "acc5", "k", "seen", "loss", "balanced_accuracy", "macro_f1", "mean_average_precision", "ece")
 
 
 def summarise(

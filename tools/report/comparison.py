@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from swin.evaluation.predictions import Predictions
 from swin.records import make_folder
 from tools.report import figures
 from tools.report.compare import pair, recall_differences, summarise
@@ -28,6 +29,8 @@ def compare_runs(opened: Sequence[Opened]) -> dict[str, Any]:
     for name, run in zip(names[1:], opened[1:], strict=True):
         if first is None or run.predictions is None:
             found: dict[str, Any] = {"test": None, "problem": "one of the two has no predictions.npz to compare."}
+        elif not isinstance(first, Predictions) or not isinstance(run.predictions, Predictions):
+            found = {"test": None, "problem": "the test is of hits and misses, and here images have several labels."}
         else:
             found = pair(first, run.predictions)
         pairs.append({"run": name, **found})

@@ -29,13 +29,21 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str, str, float], ...]], ...] = (
 )
 
 
+_LABEL_PANEL = (
+    "several labels",
+    (("eval", "mean_average_precision", "mAP", 1.0), ("eval", "macro_f1", "macro F1", 1.0)),
+)
+
+
 def curves(runs: Mapping[str, Sequence[Row]]) -> Draw:
     """Draw what metrics.jsonl holds of one run, or of several over each other."""
     epochs = {name: _images_an_epoch(rows) for name, rows in runs.items()}
     are_epochs = all(epochs.values())
+    has_labels = any("threshold" in row for rows in runs.values() for row in rows)
+    panels = (_PANELS[0], _LABEL_PANEL, *_PANELS[2:]) if has_labels else _PANELS
 
     def draw(figure: "Figure", theme: Theme) -> None:
-        for axes, (title, series) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
+        for axes, (title, series) in zip(figure.subplots(2, 3).flat, panels, strict=True):
             for number, (run, rows) in enumerate(runs.items()):
                 scale = epochs[run] if are_epochs else None
                 for line, (kind, key, label, factor) in enumerate(series):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from swin.errors import SwinError
+from swin.evaluation.predictions import Predictions
 from tools.report.page import write_report
 from tools.report.sources import open_cam, open_folder, open_images
 
@@ -26,7 +27,7 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
             images = open_images(opened)
         except SwinError as error:
             notes.append(f"There are no pictures of single images: {error}")
-    if images is not None:
+    if images is not None and isinstance(opened.predictions, Predictions):
         try:
             cam = open_cam(opened)
         except SwinError as error:

@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 
 from swin.errors import DataError, printable
-from swin.evaluation.metrics import measure
+from swin.evaluation.files import measure_table
+from swin.evaluation.multilabel import LabelPredictions
 from swin.evaluation.predictions import Predictions
+from swin.evaluation.table import Table
 from swin.records import encode, make_folder, write_atomically
 from tools.pictures import require
 from tools.report import figures
 from tools.report.sources import RunFiles, config_changes, read_run
 from tools.report.style import Draw, Names, Picture, data_uri, draw_picture, shorten
-from tools.report.thumbnails import Cam, Images, choose_mistakes, choose_unsure, make_gallery
+from tools.report.thumbnails import Cam, Images, choose_mistakes, choose_unsure, make_gallery, make_label_gallery
 
 _TEMPLATES = Path(__file__).parent
 _MAX_INDENTED = 20  # classes: a matrix of 1,000 would have a million lines
 
 
 def write_report(
-    predictions: Predictions | None,
+    predictions: Table | None,
     metrics: dict[str, Any] | None,
     folder: Path,
     *,
@@ -38,7 +40,8 @@ def write_report(
     What is not known is left out, and the page says why.
 
     Args:
-        predictions: Of an evaluation; without them there are no mistakes to show.
+        predictions: Of an evaluation; without them there are no mistakes to show. Of several labels an image, the page
+            has their figures, and no confusions.
         metrics: What was measured of them; measured here where None.
         folder: Where the figures, as PNG, and report.json go; made if absent.
         page: The HTML file, written last.
@@ -55,7 +58,7 @@ def write_report(
         ConfigError: A package that draws is not installed, or a file cannot be written.
     """
     if metrics is None and predictions is not None:
-        metrics = measure(predictions)
+        metrics = measure_table(predictions)
     files = read_run(run)
     make_folder(folder)
     classes = list(metrics["per_class"]) if metrics else list(next(iter(files.counts.values()), {}))
@@ -83,7 +86,8 @@ def write_report(
         "max_matrix": figures.MAX_MATRIX,
         "has_images": images is not None,
     }
-    return write_page(page, "page.html.jinja", {**numbers, **more})
+    template = "labels.html.jinja" if isinstance(predictions, LabelPredictions) else "page.html.jinja"
+    return write_page(page, template, {**numbers, **more})
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:
@@ -136,8 +140,10 @@ def _class_counts(
     return {"evaluation": {name: row["support"] for name, row in metrics["per_class"].items()}} if metrics else {}
 
 
-def _galleries(predictions: Predictions | None, images: Images | None, cam: Cam | None) -> dict[str, Any]:
-    if predictions is None:
+def _galleries(predictions: Table | None, images: Images | None, cam: Cam | None) -> dict[str, Any]:
+    if isinstance(predictions, LabelPredictions):
+        return {"worst": make_label_gallery(predictions, images)}
+    if not isinstance(predictions, Predictions):
         return {"mistakes": [], "unsure": [], "cam_problem": ""}
     mistakes, problem = make_gallery(predictions, choose_mistakes(predictions), images, cam)
     unsure, _ = make_gallery(predictions, choose_unsure(predictions), images)
@@ -162,11 +168,11 @@ def _draw(
     if files.rows:
         alt = "Curves of loss, accuracy, learning rate, gradient norm, speed and waiting for data."
         wanted["curves"] = figures.curves({"run": files.rows}), (10.5, 5.6), alt
-    if metrics and metrics["confusion"] is not None:
+    if metrics and metrics.get("confusion") is not None:
         side = 4 + 0.28 * count if count <= figures.MAX_NUMBERED else 9.6  # the page is 11 inches wide
         alt = f"Confusion matrix of {count} classes; the table of the most confused pairs says the same in words."
         wanted["confusion"] = figures.confusion(np.array(metrics["confusion"]), names.short), (side + 1.4, side), alt
-    if metrics and metrics["reliability"]:
+    if metrics and metrics.get("reliability"):
         alt = "Reliability diagram: how often predictions are right against how sure they are."
         wanted["reliability"] = figures.reliability(metrics["reliability"]), (5.5, 5.5), alt
     if counts and count:

@@ -16,8 +16,8 @@ from swin.config.tree import FLAT_DEFAULTS, flatten
 from swin.create import build_model
 from swin.distributed import select_device
 from swin.errors import DataError, SwinError, printable
-from swin.evaluation.metrics import measure
-from swin.evaluation.predictions import Predictions
+from swin.evaluation.files import load_table, measure_table
+from swin.evaluation.table import Table
 from swin.inference import Predictor
 from swin.preprocess import build_eval_resize, make_eval_transform
 from swin.weights import load_weights
@@ -151,7 +151,7 @@ class Opened:
     folder: Path
     run: Path | None  # the folder itself, or of an evaluation that of the run which trained the model, if it is there
     files: RunFiles  # of that run
-    predictions: Predictions | None
+    predictions: Table | None
     metrics: dict[str, Any] | None
     config: Config | None  # which says where the images are
     notes: tuple[str, ...]  # why things are left out
@@ -170,7 +170,7 @@ def open_folder(folder: Path) -> Opened:
             f"{folder} is not the folder of a run or of an evaluation: it has neither {PREDICTIONS} nor metrics.jsonl. "
             "Give the folder that training or tools.evaluate wrote."
         )
-    predictions = Predictions.load(folder / PREDICTIONS) if has_predictions else None
+    predictions = load_table(folder / PREDICTIONS) if has_predictions else None
     notes = []
     if predictions is None:
         notes.append(f"The folder has no {PREDICTIONS}: there are curves, but no figures of single images or classes.")
@@ -187,18 +187,18 @@ def open_folder(folder: Path) -> Opened:
     return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test)
 
 
-def _run_of(predictions: Predictions | None) -> Path | None:
+def _run_of(predictions: Table | None) -> Path | None:
     """Return the run that wrote the checkpoint which was evaluated, if it is where it was."""
     run = Path(str(predictions.about.get("checkpoint", ""))).parent.parent if predictions else Path()
     return run if run != Path() and (run / "metrics.jsonl").exists() else None
 
 
-def _metrics(folder: Path, predictions: Predictions | None) -> dict[str, Any] | None:
+def _metrics(folder: Path, predictions: Table | None) -> dict[str, Any] | None:
     """Return what the evaluation wrote, which may hold more than is read off its table; a run writes none."""
     if predictions is None:
         return None
     if not (folder / "metrics.json").exists():
-        return measure(predictions)
+        return measure_table(predictions)
     found = read_metrics(folder)
     if not found.get("per_class") or found.get("seen") != len(predictions):
         raise DataError(f"{folder / 'metrics.json'} is not about the {PREDICTIONS} beside it. Evaluate again.")

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from swin.errors import DataError, SwinError
+from swin.evaluation.multilabel import LabelPredictions
 from swin.evaluation.predictions import Predictions
 from swin.images import to_image
 from tools.report.style import data_uri
@@ -52,13 +53,7 @@ def make_gallery(
         The images, and why there are no CAM pictures, if that failed.
     """
     hits = [Hit(_describe(predictions, row)) for row in rows]
-    pixels: dict[int, Tensor] = {}
-    for place, row in enumerate(rows if images else ()):
-        try:
-            pixels[place] = images(row)  # type: ignore[misc]
-            hits[place].picture = _embed(_to_picture(pixels[place]))
-        except DataError as error:
-            hits[place].problem = str(error)
+    pixels = _add_pictures(hits, rows, images)
     shown = [place for place in pixels if place < _NUM_WITH_CAM]
     if cam is None or not shown:
         return hits, ""
@@ -69,6 +64,31 @@ def make_gallery(
     for place, overlay in zip(shown, overlays, strict=True):
         hits[place].cam = _embed(overlay.convert("RGB"))
     return hits, ""
+
+
+def make_label_gallery(table: LabelPredictions, images: Images | None) -> list[Hit]:
+    """Describe the images of the highest losses, the worst first, by their labels and those that are predicted."""
+    rows = np.argsort(-table.losses, kind="stable")[:_NUM_MISTAKES].tolist()
+    hits = []
+    for row in rows:
+        is_label, is_pred = table.labels[row].astype(bool), table.preds[row]
+        about = {"file": table.names[row], "loss": float(table.losses[row])}
+        parts = {"right": is_label & is_pred, "missed": is_label & ~is_pred, "wrong": is_pred & ~is_label}
+        hits.append(Hit({**about, **{key: table.names_of(flags) for key, flags in parts.items()}}))
+    _add_pictures(hits, rows, images)
+    return hits
+
+
+def _add_pictures(hits: Sequence[Hit], rows: Sequence[int], images: Images | None) -> dict[int, Tensor]:
+    """Give hits their pictures, or say why there are none; returns the pixels of each by its place."""
+    pixels: dict[int, Tensor] = {}
+    for place, row in enumerate(rows if images else ()):
+        try:
+            pixels[place] = images(row)  # type: ignore[misc]
+            hits[place].picture = _embed(_to_picture(pixels[place]))
+        except DataError as error:
+            hits[place].problem = str(error)
+    return pixels
 
 
 def _describe(predictions: Predictions, row: int) -> dict[str, Any]:

@@ -49,7 +49,8 @@ MODEL = {
     "DROP_PATH_RATE": Key(0.1, between="[0, 1)").means("""
         Stochastic depth of the last block; it grows linearly from 0 at the first. Larger models want more."""),
     "LABEL_SMOOTHING": Key(0.1, between="[0, 1)").means("""
-        Fraction of the target that is spread over all classes. Training losses then do not go down to 0."""),
+        Fraction of the target that is spread over all classes. Training losses then do not go down to 0. Of several
+        labels an image each gives up this fraction; with TRAIN.LOSS asl the other classes get nothing of it."""),
     "ATTENTION": Key("auto", one_of=("auto", "eager", "sdpa"), retired=("cpu", "triton"), is_new=True).means("""
         Window attention by eager (plain operations, the reference), sdpa (PyTorch's fused scaled_dot_product_attention)
         or auto: sdpa, but eager where gradients are recorded on a CPU, which is faster there. All give the same numbers

@@ -41,10 +41,22 @@ TRAIN = {
     "COMPILE": Key("off", one_of=("off", "default", "max-autotune"), is_new=True).means("""
         Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++ compiler
         on a CPU and Triton on a GPU; the first step takes a minute or more. --throughput compiles as well."""),
-    "LOSS": Key("ce", one_of=("ce", "bce"), is_new=True).means("""
-        ce (softmax cross-entropy) or bce (one sigmoid a class)."""),
+    "LOSS": Key("ce", one_of=("ce", "bce", "asl"), is_new=True).means("""
+        ce (softmax cross-entropy), bce (one sigmoid a class, averaged) or asl (asymmetric loss, arXiv 2009.14119: one
+        sigmoid a class, summed; the many classes that an image does not have count less, see ASL). DATA.MULTI_LABEL
+        takes bce or asl."""),
+    "ASL.GAMMA_NEG": Key(4.0, between="[0, 100]", is_new=True).means("""
+        asl: power of the probability that weighs a class that the image does not have. 0 weighs all alike; the higher,
+        the less those count that the model is right about."""),
+    "ASL.GAMMA_POS": Key(1.0, between="[0, 100]", is_new=True).means("""
+        asl: power of 1 - the probability that weighs a label of the image; 0 weighs all alike. At most GAMMA_NEG, or
+        rare labels are lost."""),
+    "ASL.CLIP": Key(0.05, between="[0, 1)", is_new=True).means("""
+        asl: a class that the image does not have costs nothing below this probability, and is judged above it by how
+        much it exceeds it. 0 for none."""),
     "CLASS_WEIGHTS": Key("none", one_of=("none", "balanced"), is_new=True).means("""
-        none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one."""),
+        none, or balanced: a sample's loss is weighted by how much rarer its class is than the average one. Not with
+        DATA.MULTI_LABEL."""),
     "MONITOR": Key(
         "acc1", one_of=("acc1", "balanced_accuracy", "macro_f1", "loss", "mAP", "last"), is_new=True
     ).means("""
