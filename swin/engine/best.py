@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from swin.errors import ConfigError
+from swin.evaluation.multilabel import DEFAULT_THRESHOLD
 
 
 class Figure(NamedTuple):
@@ -58,12 +59,14 @@ class Best:
         patience: evaluations in a row without a better one after which none is awaited; 0 for no such end.
         value: the figure at the best evaluation; None before the first.
         waited: evaluations since then.
+        threshold: of several labels an image, the probability from which on the last evaluation predicts a class.
     """
 
     monitor: str
     patience: int = 0
     value: float | None = None
     waited: int = 0
+    threshold: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -78,7 +81,7 @@ class Best:
             is_saved: whether its weights will be saved; what is not is not the best to beat.
         """
         figure = FIGURES[self.monitor]
-        value = float(fields.get(figure.field, math.nan))
+        value, self.threshold = float(fields.get(figure.field, math.nan)), fields.get("threshold")
         best, is_any = self.value, self.monitor == "last"
         is_better = best is None or is_any or (value < best if figure.is_better_lower else value > best)
         if is_better and is_saved and math.isfinite(value):
@@ -89,7 +92,8 @@ class Best:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the entries of a checkpoint."""
-        return {"monitor": self.monitor, "best": self.value, "waited": self.waited}
+        of_labels = {} if self.threshold is None else {"multi_label": True, "threshold": self.threshold}
+        return {"monitor": self.monitor, "best": self.value, "waited": self.waited, **of_labels}
 
     def load_state_dict(self, content: Mapping[str, Any]) -> str:
         """Go on from a checkpoint; of one that was compared by another figure nothing is taken over.
@@ -97,6 +101,7 @@ class Best:
         Returns:
             What a user should be told then; else nothing.
         """
+        self.threshold = content.get("threshold", self.threshold)
         before = content.get("monitor", "acc1")
         if before != self.monitor:
             self.value, self.waited = None, 0
@@ -117,3 +122,9 @@ class Best:
         if self.value is None:
             return f"no evaluation was compared by {self.monitor} (TRAIN.MONITOR)"
         return f"{FIGURES[self.monitor].best} {self.describe(self.value)}"
+
+
+def begin_best(monitor: str, patience: int, *, multi_label: bool) -> Best:
+    """Begin to compare evaluations; raise a ConfigError where the data do not have the figure `monitor`."""
+    figure = choose_figure(monitor, multi_label=multi_label)
+    return Best(figure, patience, threshold=DEFAULT_THRESHOLD if multi_label else None)

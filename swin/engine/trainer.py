@@ -9,7 +9,7 @@ from typing import Any
 from swin.batches import Data
 from swin.config import config_to_dict
 from swin.distributed import explain_timeout, from_main, is_collective_error
-from swin.engine.best import Best, choose_figure
+from swin.engine.best import begin_best
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
@@ -18,7 +18,6 @@ from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
-from swin.evaluation.multilabel import DEFAULT_THRESHOLD, LabelResult
 from swin.models import SwinTransformer
 from swin.optim import set_lr
 from swin.records import encode, write_atomically
@@ -37,7 +36,6 @@ class Trainer:
         skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
-        threshold: of several labels an image, the probability from which on the last evaluation predicts a class.
         good: in the main process, the checkpoint that this run wrote last or continues from; None if there is none yet.
     """
 
@@ -52,9 +50,8 @@ class Trainer:
         self.last = self.writer.folder / LAST
         self.good: Path | None = None
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
-        self.best = Best(choose_figure(self.cfg.TRAIN.MONITOR, multi_label=data.multi_label), self.cfg.TRAIN.PATIENCE)
+        self.best = begin_best(self.cfg.TRAIN.MONITOR, self.cfg.TRAIN.PATIENCE, multi_label=data.multi_label)
         self.skipped, self.evaluated, self.rollbacks = 0, True, 0
-        self.threshold = DEFAULT_THRESHOLD
         self.is_save_due, self.saved_at = False, time.monotonic()
         progress = Progress(data.train.num_samples, self.total_batch, self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
@@ -93,7 +90,6 @@ class Trainer:
             **self.best.state_dict(),
             "evaluated": self.evaluated,
             "classes": list(self.data.classes),
-            **({"multi_label": True, "threshold": self.threshold} if self.data.multi_label else {}),
             "config": config_to_dict(self.cfg),
         }
 
@@ -118,7 +114,6 @@ class Trainer:
         self._start_at(progress)
         self.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
         self.evaluated = content.get("evaluated", True)
-        self.threshold = content.get("threshold", DEFAULT_THRESHOLD)
         if changed := self.best.load_state_dict(content):
             self.logger.warning(changed)
 
@@ -295,7 +290,6 @@ class Trainer:
                 state.model, self.data, state.precision, self.dist, stop=self.stop, show=self.logger.progress
             )
         is_best, self.evaluated = self.best.take(result.fields(), is_saved=self._is_sound()), True
-        self.threshold = result.threshold if isinstance(result, LabelResult) else self.threshold
         epoch = progress.epoch - 1
         self.logger.info(f"epoch {epoch}{result} {self.best}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
