@@ -15,6 +15,7 @@ from torch import Tensor
 
 from swin.errors import CheckpointError
 from swin.weights.digest import DIGEST, digest, is_digest, walk
+from swin.weights.hub import fetch, is_hub_name
 
 # The class of the configs in official training checkpoints. It is not made, but read as an ordered dict: torch's safe
 # reader fills only the dicts that it knows.
@@ -30,8 +31,14 @@ _IN_FOLDERS = ("checkpoints/best.pth", "checkpoints/last.pth", "model.safetensor
 
 
 def find_weight_file(path: str | Path) -> Path:
-    """Return the weight file that a run's folder, or that of a published model, stands for; a file's own path."""
-    path = Path(path)
+    """Return the weight file that a run's folder, that of a published model or a name on the hub stands for.
+
+    A file stands for itself.
+
+    Raises:
+        ConfigError, CheckpointError: the hub's file cannot be had, see `swin.weights.hub.fetch`.
+    """
+    path = fetch(str(path)) if is_hub_name(str(path)) else Path(path)
     return next((path / name for name in _IN_FOLDERS if (path / name).is_file()), path)
 
 

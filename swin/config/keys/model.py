@@ -39,7 +39,8 @@ MODEL = {
     "NAME": Key("swin_tiny_patch4_window7_224", is_folder=True).means("""
         Name of the run's folder below OUTPUT; it does not choose the architecture, which VARIANT does."""),
     "PRETRAINED": Key("", is_path=True, flag="pretrained").means("""
-        Weight file to start from ("" for none): tables and heads are fitted to it. Ignored by a run that resumes."""),
+        Weight file to start from ("" for none), or hf-hub:OWNER/NAME for one of the Hugging Face hub: tables and heads
+        are fitted to it. Ignored by a run that resumes."""),
     "RESUME": Key("", is_path=True, flag="resume").means("""
         Checkpoint to continue, or to evaluate with EVAL_MODE ("" for none). Wins over TRAIN.AUTO_RESUME."""),
     "NUM_CLASSES": Key(1000, between="[1, 1e9]").means("""
