@@ -28,6 +28,11 @@ DATA = {
     "NUM_WORKERS": Key(8, between="[0, 65536]").means("""
         Worker processes that decode images, for each device, and no more than there are CPUs; 0 decodes in the training
         process. The batches are the same."""),
+    "FOLDS": Key(0, between="[0, 1000]", is_new=True).means("""
+        k-fold cross-validation: each image is validated on once, by a run that has trained on the other folds. 0 for
+        none."""),
+    "FOLD": Key(None, "null|int", between="[0, 1000]", is_new=True).means("""
+        Which of the FOLDS a run validates on, counted from 0; null makes all of these runs, one after the other."""),
     "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
         Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
         of every class. 0 expects train/ and val/."""),
