@@ -38,6 +38,7 @@ from swin.cpu import keep_freed_memory
 from swin.distributed import setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.command import run_command
+from swin.engine.folds import run_folds
 from swin.engine.run import run_dry, run_evaluation, run_throughput, run_training
 from swin.engine.signals import StopRequest
 from swin.logger import Logger
@@ -66,6 +67,8 @@ def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
         run_throughput(job)
     elif cfg.EVAL_MODE:
         run_evaluation(job)
+    elif cfg.DATA.FOLDS and cfg.DATA.FOLD is None:
+        run_folds(job, arguments)
     elif is_dry:
         run_dry(job)
     else:

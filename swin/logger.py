@@ -142,7 +142,10 @@ class Logger:
             self._close_bar()
 
     def close(self) -> None:
-        """Close everything; what a network file system reports only now is written to standard error."""
+        """Close everything; what a network file system reports only now is written to standard error.
+
+        After that there is only the console again, until it is opened for another run.
+        """
         self._close_bar()
         for close in (self._trackers and self._trackers.close, self._log and self._log.close, self._metrics.close):
             try:
@@ -150,6 +153,8 @@ class Logger:
                     close()
             except ConfigError as error:
                 self._print(f"error: {error}", sys.stderr)
+        self._log, self._trackers, self._metrics = None, None, Metrics()
+        self._early_lines.clear()
 
     def _track(self, do: Callable[[Tracker], None]) -> None:
         if self._trackers is not None:

@@ -134,15 +134,25 @@ def explain_foreign_flags(words: Sequence[str]) -> list[str]:
 
 def run_path(cfg: Config) -> Path:
     """Return the folder of a run; its `status.json` says how it goes and how it ended."""
-    return Path(cfg.OUTPUT or "output", cfg.MODEL.NAME, cfg.TAG)
+    return Path(cfg.OUTPUT or "output", run_name(cfg))
 
 
-def load_command_line(arguments: Sequence[str]) -> tuple[Config, bool]:
+def run_name(cfg: Config) -> str:
+    """Return what a run is called: its folder below OUTPUT. Each fold of a cross-validation is a run."""
+    fold = "" if cfg.DATA.FOLD is None else f"/fold-{cfg.DATA.FOLD}"
+    return f"{cfg.MODEL.NAME}/{cfg.TAG}{fold}"
+
+
+def load_command_line(arguments: Sequence[str], opts: Sequence[Any] = ()) -> tuple[Config, bool]:
     """Load the config of a command line: file, then --opts, then flags. Also say whether it asks for a dry run.
+
+    Args:
+        arguments: The words after the program.
+        opts: KEY, VALUE, ... as at the end of its --opts.
 
     Raises:
         ConfigError: see `parse_arguments` and `load_config`.
     """
     parsed = parse_arguments(arguments)
     given = {name: getattr(parsed, name) for name in _FLAGGED}
-    return load_config(parsed.cfg, parsed.opts, given), parsed.dry_run
+    return load_config(parsed.cfg, [*parsed.opts, *opts], given), parsed.dry_run

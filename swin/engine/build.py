@@ -53,7 +53,8 @@ class Job:
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
             runs.append(find_weight_file(self.cfg.MODEL.RESUME).parent.parent)
         options |= {"rank": dist.rank, "world_size": dist.world_size, "local_world_size": dist.local_world_size}
-        data = dist.on_all("data", lambda: self.build_data(self.cfg, runs=runs, **options))
+        what = "data" if self.cfg.DATA.FOLD is None else f"data of fold {self.cfg.DATA.FOLD}"
+        data = dist.on_all(what, lambda: self.build_data(self.cfg, runs=runs, **options))
         for note in data.notes:
             self.logger.warning(note)
         return data

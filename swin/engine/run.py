@@ -12,6 +12,7 @@ from torch import nn
 
 from swin.batches import Data
 from swin.config import config_to_dict, dump_config
+from swin.config.flags import run_name
 from swin.config.tree import flatten
 from swin.distributed import from_main, gather
 from swin.engine.build import Job, compile_model, describe_frozen
@@ -160,13 +161,20 @@ def run_dry(job: Job) -> None:
     job.logger.info(f"dry run: one update, loss {loss / samples:.4f}; nothing was written")
 
 
-def run_training(job: Job, arguments: Sequence[str]) -> None:
-    """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is."""
+def run_training(
+    job: Job, arguments: Sequence[str], *, when_begun: Callable[[Sequence[str]], None] | None = None
+) -> None:
+    """Train, from a checkpoint where there is one. Until nothing can refuse the run, its folder is left as it is.
+
+    From then on it is the run's own, and `when_begun` is called with the names of the classes.
+    """
     folder, is_main = job.folder, job.dist.is_main
     from_main(folder.lock)
     try:
         trainer = make_trainer(job)
         folder.status = from_main(lambda: begin(job, trainer, arguments))
+        if when_begun:
+            when_begun(trainer.data.classes)
         if was_done := trainer.is_at_end and trainer.evaluated:
             done = describe_end(trainer)
         else:
@@ -272,7 +280,7 @@ def begin_tracking(job: Job, trainer: Trainer) -> None:
         step=progress.step,
         evaluated=trainer.evaluated,
         trackers=cfg.LOGGERS,
-        name=f"{cfg.MODEL.NAME}/{cfg.TAG}",
+        name=run_name(cfg),
     )
     plan = describe_plan(trainer).replace("\n", "  \n")  # as Markdown breaks lines
     logger.text("plan", plan, progress.samples)

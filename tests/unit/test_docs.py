@@ -43,6 +43,7 @@ FILES_OF_RUNS |= {
     "metrics.json",
     "report.json",
     "sizes.json",
+    "folds.json",
 }
 FILES_OF_RUNS |= {"real.json", "test_map.txt"}
 FOLDERS = ("swin", "data", "tools", "scripts", "tests", "configs", "docs", ".ci")

@@ -27,7 +27,9 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
             images = open_images(opened)
         except SwinError as error:
             notes.append(f"There are no pictures of single images: {error}")
-    if images is not None and isinstance(opened.predictions, Predictions):
+    if opened.folds:
+        notes.append("The figures are of all images, each predicted by the fold that was not trained on it.")
+    elif images is not None and isinstance(opened.predictions, Predictions):
         try:
             cam = open_cam(opened)
         except SwinError as error:
@@ -42,4 +44,5 @@ def report_folder(folder: Path, page: Path | None = None) -> Path:
         cam=cam,
         notes=notes,
         test=opened.test,
+        folds=opened.folds,
     )

@@ -34,6 +34,7 @@ def write_report(
     cam: Cam | None = None,
     notes: Sequence[str] = (),
     test: Mapping[str, Any] | None = None,
+    folds: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a page that needs no other file and no network, and beside it its figures and numbers.
 
@@ -50,6 +51,7 @@ def write_report(
         cam: Draws over images what counted for labels.
         notes: What readers should know.
         test: Figures of the run's test part, which has a page of its own; shown apart.
+        folds: Of a cross-validation, the figures of its folds, their mean and their standard deviation.
 
     Returns:
         `page`.
@@ -65,10 +67,15 @@ def write_report(
     counts = _class_counts(files, metrics, classes)
     names = Names.of(classes)
     numbers = {
-        "title": printable("/".join(run.resolve().parts[-2:])) if run else "Evaluation",
+        "title": printable("/".join(run.resolve().parts[-2:]))
+        if run
+        else "Cross-validation"
+        if folds
+        else "Evaluation",
         "about": predictions.about if predictions else {},
         "metrics": metrics,
         "test": test or {},
+        "folds": folds or {},
         "class_counts": counts,
         **_galleries(predictions, images, cam),
         **_config(files),

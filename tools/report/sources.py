@@ -24,7 +24,7 @@ from swin.weights import load_weights
 from tools.cam import make_cam
 from tools.report.thumbnails import Cam, Images
 
-PREDICTIONS = "predictions.npz"
+PREDICTIONS, FOLDS = "predictions.npz", "folds.json"
 _TEST_FIGURES = (
     "acc1",
     "balanced_accuracy",
@@ -156,6 +156,7 @@ class Opened:
     config: Config | None  # which says where the images are
     notes: tuple[str, ...]  # why things are left out
     test: dict[str, Any] = field(default_factory=dict)  # figures of the run's test part, where it has one
+    folds: dict[str, Any] = field(default_factory=dict)  # of a cross-validation, what folds.json holds
 
 
 def open_folder(folder: Path) -> Opened:
@@ -182,9 +183,10 @@ def open_folder(folder: Path) -> Opened:
         notes.append(f"The config cannot be used: {error}")
     metrics, test = _metrics(folder, predictions), {}
     if has_rows and (folder / "test" / "metrics.json").exists():
-        found = read_metrics(folder / "test")
+        found = read_numbers(folder / "test" / "metrics.json")
         test = {key: found.get(key) for key in _TEST_FIGURES}
-    return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test)
+    folds = read_numbers(folder / FOLDS) if (folder / FOLDS).exists() else {}
+    return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test, folds)
 
 
 def _run_of(predictions: Table | None) -> Path | None:
@@ -199,22 +201,22 @@ def _metrics(folder: Path, predictions: Table | None) -> dict[str, Any] | None:
         return None
     if not (folder / "metrics.json").exists():
         return measure_table(predictions)
-    found = read_metrics(folder)
+    found = read_numbers(folder / "metrics.json")
     if not found.get("per_class") or found.get("seen") != len(predictions):
         raise DataError(f"{folder / 'metrics.json'} is not about the {PREDICTIONS} beside it. Evaluate again.")
     return {key: value for key, value in found.items() if key not in predictions.about}
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read the metrics.json of an evaluation's folder.
+def read_numbers(file: Path) -> dict[str, Any]:
+    """Read what an evaluation or a cross-validation has written as JSON.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        found = json.loads((folder / "metrics.json").read_bytes())
+        found = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / 'metrics.json'} cannot be read: {error}. Evaluate again.") from None
+        raise DataError(f"{file} cannot be read: {error}. Evaluate again.") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -225,6 +227,8 @@ def open_images(opened: Opened) -> Images:
         SwinError: The data cannot be opened, any more or at all.
     """
     predictions = opened.predictions
+    if opened.folds:
+        return _open_images_of_folds(opened)
     if opened.config is None or predictions is None:
         raise DataError("config.yaml, which would say where the images are, is not there or not usable.")
     runs = [opened.folder, *([opened.run] if opened.run else [])]
@@ -245,6 +249,23 @@ def open_images(opened: Opened) -> Images:
         return resize(val.read(index))
 
     return images
+
+
+def _open_images_of_folds(opened: Opened) -> Images:
+    """Return a function as `open_images` does, which finds each image in the fold that validated on it."""
+    assert opened.predictions is not None
+    names, places = opened.predictions.names, dict[str, tuple[Images, int]]()
+    for row in opened.folds["folds"]:
+        fold = open_folder(opened.folder / f"fold-{row['fold']}")
+        assert fold.predictions is not None
+        images = open_images(fold)
+        places |= {name: (images, place) for place, name in enumerate(fold.predictions.names)}
+
+    def read(row: int) -> Tensor:
+        images, place = places[names[row]]
+        return images(place)
+
+    return read
 
 
 def open_cam(opened: Opened) -> Cam:

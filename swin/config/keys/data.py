@@ -32,6 +32,11 @@ DATA = {
         Which parts are for what, as {train: tr, val: dev, test: hidden}: names of folders, tables, zips or shards, or
         values of a table's split column. Those left out are found by their usual names in any case: train or training;
         val, valid, validation or dev; test or testing. The test part is evaluated once, at the end of a training."""),
+    "FOLDS": Key(0, between="[0, 1000]", is_new=True).means("""
+        k-fold cross-validation: each image is validated on once, by a run that has trained on the other folds. 0 for
+        none."""),
+    "FOLD": Key(None, "null|int", between="[0, 1000]", is_new=True).means("""
+        Which of the FOLDS a run validates on, counted from 0; null makes all of these runs, one after the other."""),
     "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
         Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
         of every class. 0 expects train/ and val/."""),
