@@ -1,0 +1,175 @@
+"""Images with any number of labels, from training to prediction."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sk
+
+from data.build import build_eval_pixels, build_prepare, build_train_transform
+from data.loaders import EvalLoader, TrainLoader
+from data.sources import FolderImages
+from swin.batches import Data
+from swin.inference import inference_model
+from tools.evaluate import main as evaluate
+from tools.predict import main as predict
+
+CLASSES = ["blue", "green", "red"]
+OPTIONS = (
+    *("DATA.MULTI_LABEL", "True", "TRAIN.LOSS", "asl", "MODEL.LABEL_SMOOTHING", "0", "TRAIN.EPOCHS", "16"),
+    *("AUG.AUTO_AUGMENT", "none", "AUG.COLOR_JITTER", "0", "AUG.REPROB", "0", "AUG.MIXUP_PROB", "0.3"),
+    *("EVAL_FREQ", "4", "MODEL.DROP_PATH_RATE", "0", "TRAIN.BASE_LR", "0.004"),
+)
+
+
+def draw(labels: np.ndarray, random: np.random.Generator) -> Image.Image:
+    """A grey picture of 32 x 32 pixels with a disc in the colour of each label, which may hide another."""
+    pixels = random.normal(110, 12, (32, 32, 3))
+    rows, columns = np.mgrid[:32, :32]
+    for label in np.flatnonzero(labels):
+        row, column = random.uniform(6, 26, 2)
+        pixels[np.hypot(rows - row, columns - column) < random.uniform(4, 6)] = np.eye(3)[2 - label] * 200 + 30
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Tables of 72 images to train on, 40 to validate and 24 to test; some have no label."""
+    root, random = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
+    for part, count in (("train", 72), ("val", 40), ("test", 24)):
+        (root / part).mkdir()
+        labels = (random.random((count, 3)) < [0.5, 0.35, 0.6]).astype(np.uint8)
+        with open(root / f"{part}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "label"])
+            for index, row in enumerate(labels):
+                draw(row, random).save(root / part / f"{index:02}.png")
+                writer.writerow([f"{part}/{index:02}.png", "|".join(CLASSES[label] for label in np.flatnonzero(row))])
+    return root
+
+
+def build_data(cfg, *, rank=0, world_size=1, need_train=True, split="val", keep_border=False, **_):
+    """The data of the tables, as `data.build_data` gives them."""
+    root, common = cfg.DATA.DATA_PATH, {"batch_size": cfg.DATA.BATCH_SIZE, "rank": rank, "world_size": world_size}
+
+    def open_part(part):
+        with open(f"{root}/{part}.csv", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        matrix = np.array([[name in labels.split("|") for name in CLASSES] for _, labels in rows], dtype=np.uint8)
+        return FolderImages(root, [name for name, _ in rows], matrix)
+
+    split, prepare, val = split or "val", build_prepare(cfg, len(CLASSES)), open_part(split or "val")
+    counts, train = [], None
+    if need_train:
+        source = open_part("train")
+        counts = source.labels.sum(axis=0).tolist()
+        options = {"transform": build_train_transform(cfg), "seed": cfg.SEED, "in_pairs": prepare.mix is not None}
+        train = TrainLoader(source, **options, **common)
+    loader = EvalLoader(val, transform=build_eval_pixels(cfg, keep_border=keep_border), **common)
+    more = {"val_counts": val.labels.sum(axis=0).tolist(), "part": split, "multi_label": True}
+    return Data(CLASSES, train, loader, prepare, prepare.normalise, counts, **more)
+
+
+@pytest.fixture
+def label_runner(runner, folder, monkeypatch):
+    for module in ("main", "tools.evaluate", "tools.report.sources"):
+        monkeypatch.setattr(f"{module}.build_data", build_data)
+    runner.data = folder
+    return runner
+
+
+def read_csv(path):
+    """Labels, predictions and probabilities of a predictions.csv, by scikit-learn's conventions; and the names."""
+    with open(path, newline="") as file:
+        head, *rows = list(csv.reader(file))
+    assert head == ["file", "labels", "preds", *CLASSES]
+    labels, preds = (
+        np.array([[name in row[column].split("|") for name in CLASSES] for row in rows]) for column in (1, 2)
+    )
+    return labels, preds, np.array([row[3:] for row in rows], dtype=float), [row[0] for row in rows]
+
+
+def check_figures(folder, threshold, count):
+    """Compare what an evaluation wrote with what scikit-learn makes of its table."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    labels, preds, scores, _ = read_csv(folder / "predictions.csv")
+    assert len(labels) == metrics["seen"] == count
+    assert metrics["threshold"] == threshold
+    np.testing.assert_array_equal(preds, scores >= threshold)
+    assert metrics["mean_average_precision"] == pytest.approx(sk.average_precision_score(labels, scores))
+    for average in ("macro", "micro"):
+        found = sk.precision_recall_fscore_support(labels, preds, average=average, zero_division=0)[:3]
+        assert [metrics[f"{average}_{key}"] for key in ("precision", "recall", "f1")] == pytest.approx(found)
+    assert metrics["subset_accuracy"] == pytest.approx(sk.accuracy_score(labels, preds))
+    assert metrics["hamming_loss"] == pytest.approx(sk.hamming_loss(labels, preds))
+    return metrics
+
+
+def test_several_labels_from_training_to_prediction(label_runner, folder, tmp_path, capsys):
+    runner = label_runner
+    assert runner("run", "--opts", *OPTIONS, "REPORT", "True") == 0
+    text, run = runner.text(), runner.run_dir("run")
+    rows = runner.rows("run", "eval")
+    assert f"mAP {rows[-1]['mean_average_precision']:.4f} macro F1 {rows[-1]['macro_f1']:.4f} at threshold" in text
+    assert rows[-1]["mean_average_precision"] > 0.85  # by chance it is the share of labels, 0.5
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+    # The threshold of an evaluation is in its checkpoint, and the best weights keep theirs.
+    last, best = runner.checkpoint("run"), runner.checkpoint("run", "best.pth")
+    assert last["multi_label"] is best["multi_label"] is True
+    assert last["threshold"] == rows[-1]["threshold"]
+    at_best = next(row for row in rows if row["epoch"] == best["epoch"])
+    assert best["threshold"] == at_best["threshold"]
+    page = (run / "report.html").read_text()
+    assert f"{at_best['mean_average_precision']:.4f}" in page
+    assert "found on these images" in page
+    assert "no pictures" not in page
+
+    # The best weights' evaluation again, and on images that had no part in the threshold.
+    checkpoint = str(run)
+    assert evaluate(["--checkpoint", checkpoint, "--device", "cpu", "--output", str(tmp_path / "val")]) == 0
+    metrics = check_figures(tmp_path / "val", best["threshold"], 40)
+    assert metrics["macro_f1"] == pytest.approx(at_best["macro_f1"])
+    assert metrics["threshold_is_given"]
+    arguments = ["--checkpoint", checkpoint, "--split", "test", "--device", "cpu", "--output", str(tmp_path / "test")]
+    assert evaluate(arguments) == 0
+    assert check_figures(tmp_path / "test", best["threshold"], 24)["mean_average_precision"] > 0.75
+    assert f"the threshold is {best['threshold']:.4f}, given" in runner.text()
+    assert "of the checkpoint" in (tmp_path / "test" / "report.html").read_text()
+    assert runner("run", "--eval", "--resume", str(run / "checkpoints" / "best.pth"), "--opts", *OPTIONS) == 0
+    assert json.loads((run / "eval.json").read_text())["threshold"] == best["threshold"]
+
+    # Prediction gives what the evaluation predicted.
+    _, preds, scores, names = read_csv(tmp_path / "test" / "predictions.csv")
+    runner.text()
+    status = predict(
+        [
+            "--checkpoint",
+            str(run / "checkpoints" / "best.pth"),
+            "--input",
+            str(folder / "test"),
+            "--format",
+            "json",
+            "--top-k",
+            "1",
+            "--device",
+            "cpu",
+        ]
+    )
+    assert status == 0
+    for row, (found, name) in enumerate(zip(json.loads(capsys.readouterr().out), names, strict=True)):
+        assert found["file"] == name
+        assert sorted(found["pred_classes"]) == [CLASSES[label] for label in np.flatnonzero(preds[row])]
+        assert found["pred_score"] == pytest.approx(scores[row].max(), abs=1e-5)
+    one = inference_model(run / "checkpoints" / "best.pth", names[0], device="cpu")
+    assert one["pred_scores"] == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_a_run_goes_on_with_its_threshold(label_runner, assert_equal_state):
+    options = [*OPTIONS, "EVAL_FREQ", "2", "TRAIN.EPOCHS", "3", "TRAIN.LR_SCHEDULER.NAME", "constant"]
+    assert label_runner("whole", "--opts", *options) == 0
+    assert label_runner("parts", "--opts", *options, "TRAIN.EPOCHS", "2") == 0
+    assert label_runner("parts", "--opts", *options) == 0
+    assert_equal_state(label_runner.checkpoint("whole"), label_runner.checkpoint("parts"))
