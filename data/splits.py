@@ -1,6 +1,7 @@
 """Holding out a part of a data set: stratified, seeded, and saved by the run."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,8 @@ def hold_out(
         ConfigError: The saved split has another fraction.
         DataError: Files of the saved split are gone, or it cannot be read, or nothing can be held out.
     """
-    if saved := next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None):
+    names = tell_apart(names)
+    if saved := saved_split(runs):
         return _read_split(saved, names, fraction)
     split = stratified_split(labels, num_val=round(fraction * len(labels)), seed=seed)
     if not len(split.val):
@@ -70,6 +72,21 @@ def hold_out(
             f"DATA.VAL_SPLIT is {fraction}, but no class has the two images it takes to train on one and hold out one."
         )
     return split
+
+
+def saved_split(runs: Sequence[Path]) -> Path | None:
+    """Return the file of the first of these runs that has saved a split."""
+    return next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None)
+
+
+def tell_apart(names: Sequence[str]) -> list[str]:
+    """Return the names, those that were there before with their number, as a.png#2."""
+    count: Counter[str] = Counter()
+    told = []
+    for name in names:
+        count[name] += 1
+        told.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return told
 
 
 def is_split_of(run: Path, root: Path) -> bool:
@@ -93,6 +110,7 @@ def is_split_of(run: Path, root: Path) -> bool:
 
 def split_record(names: Sequence[str], fraction: float, split: Split) -> dict[str, Any]:
     """Return what SPLIT_FILE holds of a split."""
+    names = tell_apart(names)
     train, val = ([names[index] for index in part] for part in (split.train, split.val))
     return {"val_split": fraction, "train": train, "val": val}
 

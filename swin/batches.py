@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """One micro-batch of one process."""
 
     images: Tensor  # uint8 (b, C, H, W), a view of memory in the order (b, H, W, C)
-    labels: Tensor  # int64 (b,)
+    labels: Tensor  # int64 (b,), or uint8 (b, K) where an image may have several of K labels
     rectangles: Tensor  # int64 (n, 6), what to erase: the image's number in the batch, then a `data.erasing.Rectangle`
     failures: list[str]  # why images were skipped and replaced
     rows: list[int]  # which of the update's samples these are, ascending; empty for a placeholder
@@ -96,3 +96,6 @@ class Data:
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what the run saves of that in `split.json`
     part: str = "val"  # which part of the data set `val` is
+    test: EvalBatches | None = None  # a third part, which is kept apart until the end of a training
+    test_counts: Sequence[int] = ()  # its images of each class
+    multi_label: bool = False  # whether an image may have several labels

@@ -18,19 +18,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.archives import open_zips
 from data.build import open_sets
-from data.folders import open_folders
-from data.shards import open_shards
 from data.sources import Sets
 from data.splits import hold_out
-from data.tables import open_cub, open_imagenet22k, open_tables
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 from swin.files import read_file
 from swin.images import open_input
 from swin.run_folder import RunFolder
 from tests.conftest import ROOT
+from tests.unit.data_layouts import open_cub, open_folders, open_imagenet22k, open_shards, open_tables, open_zips
 from tests.unit.test_data_folders import make_classes, make_files
 from tools import check_dataset, pack_dataset
 

@@ -28,6 +28,10 @@ DATA = {
     "NUM_WORKERS": Key(8, between="[0, 65536]").means("""
         Worker processes that decode images, for each device, and no more than there are CPUs; 0 decodes in the training
         process. The batches are the same."""),
+    "SPLITS": Key({}, "{str}", one_of=("train", "val", "test"), is_new=True).means("""
+        Which parts are for what, as {train: tr, val: dev, test: hidden}: names of folders, tables, zips or shards, or
+        values of a table's split column. Those left out are found by their usual names in any case: train or training;
+        val, valid, validation or dev; test or testing. The test part is evaluated once, at the end of a training."""),
     "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
         Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
         of every class. 0 expects train/ and val/."""),
