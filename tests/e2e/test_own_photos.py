@@ -17,7 +17,7 @@ from tools.start import choose
 from tools.start.__main__ import main as start
 from tools.start.measure import Speed
 
-COUNTS = {"train": 26, "val": 10, "test": 12}
+COUNTS = {"Train": 26, "validation": 10, "testing": 12}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_from_photos_to_predictions(photos, monkeypatch, capsys):
     threads = torch.get_num_threads()
     assert start(["--data-path", "photos", "--minutes", "0.25"]) == 0
     said = capsys.readouterr().out
-    assert "78 training and 30 validation images, 3 classes" in said
+    assert "78 training, 30 validation, 36 test images, 3 classes" in said
     command = next(line.split() for line in said.splitlines() if line.startswith("    python main.py"))
 
     assert trainer.main(command[2:]) == 0
@@ -57,7 +57,7 @@ def test_from_photos_to_predictions(photos, monkeypatch, capsys):
     new = Path("new")
     new.mkdir()
     for name in CLASSES:
-        for image in (photos / "test" / name).iterdir():
+        for image in (photos / "testing" / name).iterdir():
             shutil.copy(image, new / f"{name}-{image.name}")
     capsys.readouterr()
     assert predict.main(["--checkpoint", str(run), "--input", "new", "--format", "csv", "--top-k", "1"]) == 0

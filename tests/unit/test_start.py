@@ -178,6 +178,18 @@ def unreadable_val(root: Path) -> None:
     (root / "val" / "bee" / "bad.jpg").write_bytes(b"no image")
 
 
+def parts_of_other_names(root: Path) -> None:
+    parts(root)
+    (root / "train").rename(root / "tr")
+    (root / "val").rename(root / "va")
+
+
+def one_known_part(root: Path) -> None:
+    parts(root)
+    (root / "train").rename(root / "tr")
+    (root / "val").rename(root / "DEV")
+
+
 def test_only(root: Path) -> None:
     for name in ("ant", "bee"):
         fill(root / "test" / name, 4)
@@ -203,7 +215,9 @@ def unfinished(root: Path) -> None:
         (masks_beside, "files are masks by their names"),
         (unknown_val_class, "class 'dog' is unknown"),
         (number_without_images, "no image has label 2"),
-        (unreadable_val, "1 validation images cannot be read"),
+        (unreadable_val, "1 validation or test images cannot be read"),
+        (parts_of_other_names, "--opts DATA.SPLITS '{train: tr, val: va}'"),
+        (one_known_part, "--opts DATA.SPLITS '{train: tr, val: DEV}'"),
         (test_only, "has a test part only"),
         (unfinished, "hold no images: empty"),
     ],
@@ -261,7 +275,7 @@ def test_weights_decide_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def facts(images: int = 300, side_px: float = 240) -> Facts:
-    return Facts({"DATA.DATA_PATH": "x"}, ["a1", "b1"], [images // 2] * 2, [50, 50], 100, side_px, False, 0, [])
+    return Facts({"DATA.DATA_PATH": "x"}, ["a1", "b1"], [images // 2] * 2, [50, 50], [], 100, side_px, False, 0, [])
 
 
 @pytest.mark.parametrize(("minutes", "px"), [(1, 64), (15, 96), (600, 224)])
@@ -303,6 +317,14 @@ def test_given_keys_win(tmp_path: Path) -> None:
     cfg = load_config("photos.yaml")
     assert (cfg.DATA.VAL_SPLIT, cfg.AUG.HFLIP, cfg.DATA.BATCH_SIZE) == (0.5, 0.0, 2)
     assert "0.5" in re.findall(r"VAL_SPLIT: (\S+) +# as it was given", Path("photos.yaml").read_text())
+
+
+def test_parts_are_named_as_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts_of_other_names(tmp_path / "photos")
+    command = ["--data-path", "photos", "--minutes", "0.05", "--device", "cpu"]
+    assert main([*command, "--opts", "DATA.SPLITS", "{train: tr, val: va}"]) == 0
+    assert "18 training, 9 validation images" in capsys.readouterr().out
+    assert load_config("photos.yaml").DATA.SPLITS == {"train": "tr", "val": "va"}
 
 
 def test_the_rules_are_of_keys_and_facts_that_exist_and_have_reasons() -> None:

@@ -1,15 +1,16 @@
 """From what is known to one config: candidates, which of them fits into the time, and how long it is trained."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple
 
-from swin.config import Config, config_from_dict, config_to_dict, flatten, load_config
+from swin.config import Config, config_from_dict, load_config
 from swin.distributed import Distributed
 from swin.weights import read_weights
 from swin.weights.source import Weights, model_arguments
-from tools.start.look import Facts, num_cpus
+from tools.start.look import Facts
 from tools.start.measure import Cost, Speed, find_cost, find_memory, measure
 from tools.start.rules import DERIVED, PARTS, SIZES, VAL_SPLIT_REASON, settle
 
@@ -94,8 +95,14 @@ def choose(
         CheckpointError: The weights cannot be used.
         ConfigError: `opts` cannot be.
     """
-    models = list(_models_with(read_weights(weights), weights, facts) if weights else _models_from_scratch(facts))
-    candidates = [_settle(model, part, facts, bool(weights), dist, name, opts) for model, part in models]
+    read = read_weights(weights) if weights else None
+    models = list(_models_with(read, weights, facts) if read and weights else _models_from_scratch(facts))
+    known = {
+        "pretrained": float(read is not None),
+        "weights_classes": _count_rows(read),
+        **_facts_for_rules(facts, dist),
+    }
+    candidates = [_settle(model, part, facts, known, dist, name, opts) for model, part in models]
     speeds: dict[int, Speed] = {}
     warnings: dict[int, list[str]] = {}
     index = 0
@@ -171,25 +178,37 @@ def _shared_classes(weights: Weights, facts: Facts) -> str:
     return f"; the rows of the head are kept for the {shared} classes that they know" if shared else ""
 
 
-def _settle(
-    model: Settings, part: float, facts: Facts, is_pretrained: bool, dist: Distributed, name: str, opts: Sequence[str]
-) -> Candidate:
-    """Have the rules decide all that a model leaves open, but for what follows from its speed."""
+def _count_rows(weights: Weights | None) -> int:
+    """Return how many classes the head of some weights knows."""
+    return len(weights.tensors.get("head.bias", ())) if weights else 0
+
+
+def _facts_for_rules(facts: Facts, dist: Distributed) -> dict[str, float]:
     images = sum(facts.train_counts)
-    known = {
-        "pretrained": float(is_pretrained),
+    return {
         "images": images,
         "images_a_class": images / len(facts.classes),
         "side_px": facts.side_px,
-        "img_size": float(max(size) if isinstance(size := model["DATA.IMG_SIZE"].value, list) else size),
         "imbalance": facts.imbalance,
         "grey": float(facts.is_grey),
         "signs": float(facts.has_signs),
         "unreadable": facts.num_unreadable,
         "gpu": float(dist.device.type != "cpu"),
-        "cpus": num_cpus(),
     }
-    settled = settle(known)
+
+
+def _settle(
+    model: Settings,
+    part: float,
+    facts: Facts,
+    known: Mapping[str, float],
+    dist: Distributed,
+    name: str,
+    opts: Sequence[str],
+) -> Candidate:
+    """Have the rules decide all that a model leaves open, but for what follows from its speed."""
+    size = model["DATA.IMG_SIZE"].value
+    settled = settle({**known, "img_size": max(size) if isinstance(size, list) else size})
     rules = {key: Setting(value, rule.reason) for key, (value, rule) in settled.items() if key not in DERIVED}
     derived = {key: value for key, (value, _) in settled.items() if key in DERIVED}
     reasons = {"DATA.VAL_SPLIT": VAL_SPLIT_REASON}
@@ -288,5 +307,11 @@ def _warmup(share: float, epochs: int) -> int:
 
 def _given(settings: Settings, opts: Sequence[str]) -> Settings:
     """Put what the user has given in place of what was chosen."""
-    values = flatten(config_to_dict(load(settings, opts)))
-    return {**settings, **{key: Setting(values[key], "as it was given") for key in opts[::2]}}
+    cfg = load(settings, opts)
+    values = {key: reduce(getattr, key.split("."), cfg) for key in opts[::2]}
+    return {**settings, **{key: Setting(_plain(value), "as it was given") for key, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as YAML writes it."""
+    return dict(value) if isinstance(value, Mapping) else [*value] if isinstance(value, tuple) else value

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from data.archives import is_zipped
+from data.archives import find_zips
 from data.build import open_sets
 from data.folders import class_folders, describe_folder
-from data.sources import Sets, Source
+from data.layouts import USUAL
+from data.sources import Sets, Source, Subset, count_labels
 from swin.config import load_config
 from swin.config.keys import KEYS
 from swin.errors import ConfigError, DataError
@@ -21,8 +22,7 @@ from swin.images import IMAGE_EXTENSIONS, open_input
 from tools.check_dataset import Finding, check
 
 _MOST_IMAGES, _MOST_SECONDS, _FIRST_IMAGES = 2000, 10.0, 16  # to read at most, and to see how long that takes
-_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-_TESTS = {"test", "testing"}
+_PARTS = {name for names in USUAL.values() for name in names}
 _MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations", "gt"}
 _PHOTOS = {"image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "original", "originals", "input"}
 _MASK_OF = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation|gt|annotation)(?:[ _-]?\d+)?")
@@ -37,7 +37,7 @@ class Facts:
     Attributes:
         keys: config keys that say how to read it.
         classes: names in the order of the labels.
-        train_counts: training images of each class; val_counts: images of each class that are evaluated.
+        train_counts: training images of each class; val_counts, test_counts: those of the other parts.
         num_read: images that were read, in whole or in part of the set.
         side_px: median of the shorter side, in pixels.
         is_grey: whether all images that were read have one channel.
@@ -49,6 +49,7 @@ class Facts:
     classes: list[str]
     train_counts: list[int]
     val_counts: list[int]
+    test_counts: list[int]
     num_read: int
     side_px: float
     is_grey: bool
@@ -81,19 +82,29 @@ def look_at(data_path: str, opts: Sequence[str], val_split: float, workers: int)
     """
     keys, sets = _open(data_path, opts, val_split)
     assert sets.train is not None
-    counts = [np.bincount(part.labels, minlength=len(sets.classes)).tolist() for part in (sets.train, sets.val)]
+    parts = (sets.train, sets.val, sets.test)
+    train, val, test = (count_labels(part.labels, len(sets.classes)) if part else [] for part in parts)
     _refuse(Path(data_path), sets)
     sample = _sample(sets, workers)
     assert sample.train is not None
     found, summary = check(sample, workers=workers)
+    if sample.test is not None:
+        found += check(Sets(sets.classes, None, sample.test), workers=workers)[0]
     # What a sample says of classes and parts is not so of the whole.
     found = [finding for finding in found if finding.kind not in ("empty classes", "untrained classes")]
-    num_unreadable = _count_unreadable(found)
     modes = {mode for part in ("train", "val") for mode in summary[part]["modes"]}
     sides = [summary["train"][f"{side}_percentiles"][50] for side in ("width", "height")]
-    num_read = len(sample.train.labels) + len(sample.val.labels)
     return Facts(
-        keys, sets.classes, counts[0], counts[1], num_read, float(min(sides)), modes == {"L"}, num_unreadable, found
+        keys,
+        sets.classes,
+        train,
+        val,
+        test,
+        num_read=len(sample.train.labels) + len(sample.val.labels),
+        side_px=float(min(sides)),
+        is_grey=modes == {"L"},
+        num_unreadable=_count_unreadable(found),
+        findings=found,
     )
 
 
@@ -101,7 +112,7 @@ def _open(data_path: str, opts: Sequence[str], val_split: float) -> tuple[dict[s
     """Open a set in whichever layout it has; return the keys that say which, too."""
     root = Path(data_path)
     keys: dict[str, Any] = {"DATA.DATASET": "folder", "DATA.DATA_PATH": data_path}
-    if is_zipped(root, "val") and not class_folders(root / "val"):
+    if find_zips(root) and not class_folders(root):
         keys |= {"DATA.ZIP_MODE": True, "DATA.CACHE_MODE": "no"}
     try:
         return keys, _read(keys, opts)
@@ -125,17 +136,34 @@ def _ask(root: Path, opts: Sequence[str]) -> None:
     """Raise a DataError with the question that a folder without a part to validate on may leave open."""
     folders = class_folders(root)
     lower = {name.lower() for name in folders}
-    if lower and lower <= _TESTS:
+    if lower and lower <= {*USUAL["test"]}:
         raise DataError(
             f"{root}: has a test part only, and nothing to train on. Give the folder of the training images, or "
             "evaluate a model on this one: python -m tools.evaluate --checkpoint FILE --data-path FOLDER"
         )
-    if lower and lower <= _PARTS and not class_folders(root / "train"):
-        raise DataError(f"{root}: {describe_folder(root)}. Name the parts train and val, each with a folder a class.")
+    if "DATA.SPLITS" not in opts and (parts := _unnamed_parts(root, folders)):
+        raise DataError(
+            f"{root}: {describe_folder(root)}. Which part is for what? Say so, as --opts DATA.SPLITS "
+            f"'{{train: {parts[0]}, val: {parts[1]}}}'"
+        )
     if len(folders) == 1 and class_folders(root / folders[0]) and not lower & _PARTS:
         raise DataError(f"{root}: holds one folder, which holds others. Give that: --data-path {root / folders[0]}")
     if not folders and "DATA.CLASS_PATTERN" not in opts:
         _ask_about_files(root)
+
+
+def _unnamed_parts(root: Path, folders: Sequence[str]) -> list[str]:
+    """Return two of the folders if they look like parts, none of which is called as training's is; else none."""
+    if any(name.lower() in USUAL["train"] for name in folders):
+        return []
+    classes = {name: {*class_folders(root / name)} for name in folders}
+    known = [name for name in folders if name.lower() in _PARTS and classes[name]]
+    others = [name for name in folders if name not in known and classes[name]]
+    if known:
+        return [others[0], known[0]] if others else [known[-1], known[0]] if len(known) > 1 else []
+    first = max(others, key=lambda name: len(classes[name]), default="")
+    same = [name for name in others if name != first and len(classes[name] & classes[first]) > 1]
+    return [first, same[0]] if same else []
 
 
 def _ask_about_files(root: Path) -> None:
@@ -184,31 +212,18 @@ def _refuse_masks(root: Path, train: Source, classes: Sequence[str]) -> None:
         raise DataError(f"{root}: {num_masks} files are masks by their names, as x_mask.png beside x.png; {advice}.")
 
 
-class _Sample:
-    """Some images of a source."""
-
-    def __init__(self, source: Source, indices: np.ndarray) -> None:
-        self.source, self.indices, self.labels = source, indices, source.labels[indices]
-
-    def name(self, index: int) -> str:
-        return self.source.name(int(self.indices[index]))
-
-    def read(self, index: int) -> Any:
-        return self.source.read(int(self.indices[index]))
-
-
 def _sample(sets: Sets, workers: int) -> Sets:
     """Take images from all over a set, so many that reading them takes seconds."""
     assert sets.train is not None
     seconds = _seconds_an_image(sets.train) / workers
     most = min(_MOST_IMAGES, int(_MOST_SECONDS / seconds) + _FIRST_IMAGES)
-    total = len(sets.train.labels) + len(sets.val.labels)
+    total = sum(len(part.labels) for part in (sets.train, sets.val, sets.test) if part)
 
     def take(source: Source) -> Source:
         count = min(len(source.labels), max(_FIRST_IMAGES, most * len(source.labels) // total))
-        return _Sample(source, np.linspace(0, len(source.labels) - 1, count).astype(np.int64))
+        return Subset(source, np.linspace(0, len(source.labels) - 1, count).astype(np.int64))
 
-    return Sets(sets.classes, take(sets.train), take(sets.val))
+    return Sets(sets.classes, take(sets.train), take(sets.val), test=take(sets.test) if sets.test else None)
 
 
 def _seconds_an_image(source: Source) -> float:
@@ -223,13 +238,13 @@ def _seconds_an_image(source: Source) -> float:
 
 
 def _count_unreadable(findings: Sequence[Finding]) -> int:
-    """Count training images that cannot be read; raise a DataError where validation, which takes all, has one."""
+    """Count training images that cannot be read; raise a DataError if another part, which is taken whole, has one."""
     count = 0
     for finding in (each for each in findings if each.kind == "unreadable"):
-        if finding.message.startswith("val"):
+        if not finding.message.startswith("train"):
             raise DataError(
-                f"{len(finding.images)} validation images cannot be read, the first is {finding.images[0]}. Remove or "
-                "replace them: accuracy is counted over all of them."
+                f"{len(finding.images)} validation or test images cannot be read, the first is {finding.images[0]}. "
+                "Remove or replace them: accuracy is counted over all of them."
             )
         count += len(finding.images)
     return count

@@ -21,7 +21,7 @@ FACTS = {
     "signs": "classes are single letters or digits, or sides",
     "unreadable": "training images of the sample that cannot be read",
     "gpu": "the device is a GPU",
-    "cpus": "CPUs",
+    "weights_classes": "classes that the weights' head knows",
 }
 # Settings that are no keys: what they become is computed from the speed that is measured.
 DERIVED = {
@@ -141,8 +141,14 @@ RULES = (
     Rule(
         {"pretrained": NO},
         {"TRAIN.BASE_LR": 1e-3, "TRAIN.WARMUP_LR": 1e-6, "TRAIN.MIN_LR": 1e-5},
-        "AdamW from scratch at batches of 16 to 32",
+        "AdamW from scratch at a batch of 16",
         "measured: swin_flowers, tools/results/flowers.json",
+    ),
+    Rule(
+        {"pretrained": NO, "images": above(1000)},
+        {"TRAIN.BASE_LR": 1.4e-3},
+        "the same at a batch of 32",
+        "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
     ),
     Rule(
         {"pretrained": NO, "images": above(5000)},
@@ -189,8 +195,38 @@ RULES = (
     # With weights.
     Rule(
         {"pretrained": YES},
-        {"TRAIN.BASE_LR": 5e-4, "TRAIN.WARMUP_LR": 1e-6, "TRAIN.MIN_LR": 1e-6, "TRAIN.LAYER_DECAY": 0.8},
-        "the new head learns fast, what the weights know is kept: each block below learns at 0.8 of the rate above it",
+        {"TRAIN.BASE_LR": 3.5e-5, "TRAIN.WARMUP_LR": 1e-7, "TRAIN.MIN_LR": 1e-6},
+        "small steps keep what the weights know",
+        "convention: 1e-4 at a batch of 128 and its square root for others, near Hugging Face's example (2e-5 at 8)",
+    ),
+    Rule(
+        {"pretrained": YES, "images": above(1000)},
+        {"TRAIN.BASE_LR": 5e-5},
+        "the same at a batch of 32",
+        "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
+    ),
+    Rule(
+        {"pretrained": YES, "images": above(5000)},
+        {"TRAIN.BASE_LR": 7e-5},
+        "the same at a batch of 64",
+        "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
+    ),
+    Rule(
+        {"pretrained": YES, "weights_classes": below(100)},
+        {"TRAIN.BASE_LR": 5e-4},
+        "weights that know few classes have much to learn still",
+        _TO_MEASURE,
+    ),
+    Rule(
+        {"pretrained": YES},
+        {"TRAIN.LAYER_DECAY": 0.9},
+        "each block learns at this share of the rate of the one above: the lowest know most that is of use",
+        "convention: SimMIM's fine-tuning of Swin-B, arXiv 2111.09886",
+    ),
+    Rule(
+        {"pretrained": YES, "images": below(1000)},
+        {"TRAIN.LAYER_DECAY": 0.8},
+        "few images: more of what the weights know is kept",
         "convention: BEiT (arXiv 2106.08254) and ConvNeXt (arXiv 2201.03545) fine-tune with 0.65 to 0.9",
     ),
     Rule(
@@ -218,6 +254,12 @@ RULES = (
         {"AUG.AUTO_AUGMENT": "none", "AUG.REPROB": 0.0, "AUG.MIXUP": 0.2, "AUG.CUTMIX": 0.0},
         "light mixing: ImageNet's strong augmentation is for far longer runs",
         "measured: swin_flowers, tools/results/flowers.json",
+    ),
+    Rule(
+        {"pretrained": YES},
+        {"AUG.MIXUP": 0.0},
+        "fine-tuning needs no mixing",
+        "convention: ConvNeXt's fine-tuning, arXiv 2201.03545",
     ),
     Rule(
         {},
