@@ -4,9 +4,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from data.listings import as_label
 from data.sources import Names
 from swin.errors import DataError
 
@@ -50,7 +52,7 @@ def relabel(
 
 
 def name_numbers(
-    tables: Mapping[str, Table], files: Mapping[str, Path], classes: Sequence[str] | None = None
+    tables: Mapping[str, Table], files: Mapping[str, str | Path], classes: Sequence[str] | None = None
 ) -> list[str]:
     """Name the classes of numbered images, and check that all splits agree with that.
 
@@ -93,7 +95,7 @@ def _folder_of_label(names: Names, labels: np.ndarray) -> dict[int, str]:
     return folders if is_one_to_one else {}
 
 
-def _check_numbers(names: Names, labels: np.ndarray, file: Path, classes: Sequence[str], origin: str) -> None:
+def _check_numbers(names: Names, labels: np.ndarray, file: str | Path, classes: Sequence[str], origin: str) -> None:
     if labels.max() >= len(classes):
         raise DataError(
             f"{file}: label {labels.max()} is unknown to {origin}, which has {len(classes)} classes (0 to "
@@ -109,3 +111,62 @@ def _check_numbers(names: Names, labels: np.ndarray, file: Path, classes: Sequen
                 f"{file}: folder {folder!r} has label {label}, which is {classes[label]!r} in {origin}. Renumber the "
                 "map's labels as that one does."
             )
+
+
+class Labels(NamedTuple):
+    """The labels of one part's images, as a table has them."""
+
+    where: str  # what errors call the part
+    names: Names  # paths of the images; empty texts where they have none
+    texts: Sequence[str]  # what labels there are
+    codes: np.ndarray  # int64 (M,): all labels, one image after the other, as indices into texts
+    stops: np.ndarray | None = None  # int64 (N,): where the labels of each image end; None for one an image
+    declared: Sequence[str] | None = None  # all classes, in their order, where the file itself says so
+
+
+def number_labels(
+    parts: Mapping[str, Labels], classes: Sequence[str] | None = None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Number labels under one label map.
+
+    The map is the given one; else what the first part declares; else its labels, sorted; or, where all of these are
+    numbers and an image has one, they are the numbers themselves, from 0.
+
+    Returns:
+        The label map, and the labels of each part: int64 (N,), or uint8 (N, K) where an image may have several.
+
+    Raises:
+        DataError: A part has no labels, or labels unknown to the label map.
+    """
+    first = next(iter(parts.values()))
+    used = [first.texts[code] for code in np.unique(first.codes).tolist()]
+    are_numbers = all(as_label(text) is not None for text in used)
+    if first.declared is None and first.stops is None and are_numbers:
+        tables = {part: (labels.names, _as_numbers(labels)) for part, labels in parts.items()}
+        classes = name_numbers(tables, {part: labels.where for part, labels in parts.items()}, classes)
+        return classes, {part: numbers for part, (_, numbers) in tables.items()}
+    origin = GIVEN if classes is not None else first.where
+    if classes is None:
+        classes = first.declared or sorted(used, key=int if are_numbers else None)
+    if not classes:
+        raise DataError(f"{first.where}: no image has a label. Expected at least one, to name the classes after.")
+    return list(classes), {part: _as_array(labels, classes, origin) for part, labels in parts.items()}
+
+
+def _as_numbers(labels: Labels) -> np.ndarray:
+    numbers = [as_label(text) for text in labels.texts]
+    used = np.unique(labels.codes).tolist()
+    if wrong := [labels.texts[code] for code in used if numbers[code] is None]:
+        raise DataError(
+            f"{labels.where}: label {wrong[0]!r} is a name, but the training labels are numbers. Use one of them."
+        )
+    return np.array([-1 if number is None else number for number in numbers], dtype=np.int64)[labels.codes]
+
+
+def _as_array(labels: Labels, classes: Sequence[str], origin: str) -> np.ndarray:
+    numbers = relabel(labels.codes, labels.texts, classes, where=labels.where, origin=origin)
+    if labels.stops is None:
+        return numbers
+    matrix = np.zeros((len(labels.stops), len(classes)), dtype=np.uint8)
+    matrix[np.repeat(np.arange(len(labels.stops)), np.diff(labels.stops, prepend=0)), numbers] = 1
+    return matrix

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from data import digits
 from data.archives import find_zips, open_zips
+from data.flat import find_flat, open_flat
 from data.folders import class_folders, describe_folder, find_folders, open_folders
+from data.official import find_cub, find_imagenet22k, open_cub, open_imagenet22k
 from data.shards import find_shards, open_shards
 from data.sources import Opened
-from data.tables import find_cub, find_imagenet22k, find_tables, open_cub, open_imagenet22k, open_tables
+from data.tables import find_tables, open_tables
 from swin.config import Config
-from swin.errors import DataError
+from swin.errors import ConfigError, DataError
 from swin.images import image_extensions
 
 # What the parts for each role are called, in any case.
@@ -24,8 +26,8 @@ USUAL = {
 ALL = "all"  # what an evaluation calls all images of a data set that has no parts
 _LAYOUTS = (
     "Expected {train,val}/<class>/ with images; or <class>/ with images and DATA.VAL_SPLIT above 0; "
-    "or train.zip, train_map.txt, val.zip, val_map.txt and DATA.ZIP_MODE True; or train.csv and val.csv; or what "
-    "tools.pack_dataset wrote"
+    "or train.zip, train_map.txt, val.zip, val_map.txt and DATA.ZIP_MODE True; or train.csv and val.csv, or one "
+    "table of images; or what tools.pack_dataset wrote"
 )
 
 
@@ -93,26 +95,55 @@ def find_layouts(cfg: Config, *, need_train: bool, named: Iterable[str] = ()) ->
         named: What parts are called besides the usual.
     """
     roles: dict[str, str] = dict(cfg.DATA.SPLITS)
-    if cfg.DATA.DATASET == "digits":
+    if cfg.DATA.DATASET == "digits" and not cfg.DATA.MULTI_LABEL:
         return [Layout("digits", digits.PARTS, digits.open_digits, roles={"val": "test"})]
     root = Path(cfg.DATA.DATA_PATH)
+    usual = [name.lower() for names in (*USUAL.values(), roles.values(), named) for name in names]
+    if cfg.DATA.MULTI_LABEL:
+        return [_tables_of_several_labels(cfg, root, roles, usual)]
     zips = Layout(root, find_zips(root), partial(open_zips, root), "{}.zip", roles)
     maps = Layout(root, find_imagenet22k(root), partial(open_imagenet22k, root), "its map of {}", roles)
     if need_train and cfg.DATA.ZIP_MODE:  # what is missing is said by opening it
         return [_with_train(zips)]
     if need_train and cfg.DATA.DATASET == "imagenet22K" and (maps.parts or cfg.DATA.VAL_SPLIT == 0):
         return [_with_train(maps)]
-    usual = [name.lower() for names in (*USUAL.values(), roles.values(), named) for name in names]
-    folders = partial(open_folders, root, extensions=image_extensions(cfg.MODEL.SWIN.IN_CHANS), is_complete=need_train)
+    extensions = image_extensions(cfg.MODEL.SWIN.IN_CHANS)
+    folders = partial(open_folders, root, extensions=extensions, is_complete=need_train)
     layouts = [
         Layout(root, find_cub(root), partial(open_cub, root), roles={"val": "test", **roles}),
-        Layout(root, find_tables(root), partial(open_tables, root), "{}.csv", roles),
+        Layout(root, find_tables(root, usual), partial(open_tables, root), "{}.csv", roles),
         Layout(root, find_shards(root), partial(open_shards, root), "{}/", roles),
         Layout(root, find_folders(root, usual), folders, "{}/", roles, lambda part: class_folders(root / part)),
     ]
     if not need_train:
         layouts = [zips, maps, *layouts] if cfg.DATA.ZIP_MODE else [maps, *layouts, zips]
-    return [layout for layout in layouts if layout.parts]
+    pattern, found = cfg.DATA.CLASS_PATTERN, [layout for layout in layouts if layout.parts]
+    flat_parts = find_flat(root, usual, extensions, is_deep=need_train and bool(pattern))
+    flat = Layout(root, flat_parts, partial(open_flat, root, pattern=pattern, extensions=extensions), "{}/", roles)
+    return _add_flat(found, flat, is_meant=bool(pattern), comes_first=need_train)
+
+
+def _tables_of_several_labels(cfg: Config, root: Path, roles: dict[str, str], usual: Sequence[str]) -> Layout:
+    parts = find_tables(root, usual) if cfg.DATA.DATASET != "digits" else []
+    if not parts:
+        raise ConfigError(
+            f"DATA.MULTI_LABEL is True, but {root} has no table of images, and nothing else says several labels of one."
+            " Add train.csv and val.csv, with the columns image and labels, or leave the key out."
+        )
+    return Layout(root, parts, partial(open_tables, root, multi_label=True), "{}.csv", roles)
+
+
+def _add_flat(found: list[Layout], flat: Layout, *, is_meant: bool, comes_first: bool) -> list[Layout]:
+    """Add flat folders to other layouts: where they are meant; or where nothing else can be, to ask for a pattern.
+
+    Without a pattern, train/ and val/ with images in them are not the classes of one folder.
+    """
+    if not flat.parts:
+        return found
+    are_classes = [layout.class_names is not None and list(layout.parts) == [""] for layout in found]
+    if not found or (are_classes == [True] and list(flat.parts) != [""]) or (is_meant and comes_first):
+        return [flat, *found]
+    return [*found, flat] if is_meant else found
 
 
 def _with_train(layout: Layout) -> Layout:

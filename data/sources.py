@@ -33,11 +33,10 @@ class Names(Sequence[str]):
         """Return the names themselves if they are of this class, else in it."""
         if isinstance(names, cls):
             return names
-        joined, stops = bytearray(), array("q")
+        collected = NameList()
         for name in names:
-            joined += name.encode("utf-8", "surrogateescape")
-            stops.append(len(joined))
-        return cls(np.frombuffer(joined, dtype=np.uint8), np.frombuffer(stops, dtype=np.int64))
+            collected.append(name)
+        return collected.names()
 
     def __len__(self) -> int:
         return len(self.stops)
@@ -45,6 +44,21 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int) -> str:  # type: ignore[override]
         start = int(self.stops[index - 1]) if index else 0
         return self.bytes[start : int(self.stops[index])].tobytes().decode("utf-8", "surrogateescape")
+
+
+class NameList:
+    """Collects strings for `Names`."""
+
+    def __init__(self) -> None:
+        self._joined, self._stops = bytearray(), array("q")
+
+    def append(self, name: str) -> None:
+        self._joined += name.encode("utf-8", "surrogateescape")
+        self._stops.append(len(self._joined))
+
+    def names(self) -> Names:
+        """Return the strings; none can be added after that, since they are not copied."""
+        return Names(np.frombuffer(self._joined, dtype=np.uint8), np.frombuffer(self._stops, dtype=np.int64))
 
 
 class Source(Protocol):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -115,6 +117,57 @@ def packed(root: Path, images: Images) -> dict[str, object]:
     return {}
 
 
+def one_table(root: Path, images: Images) -> dict[str, object]:
+    rows = []
+    for half in images:
+        write_files(root / "images", half, images)
+        rows += [f"{half},{CLASSES[label]},images/{name}\n" for name, label, _ in images[half]]
+    (root / "labels.csv").write_text("".join(["Split,Class,File\n", *rows]))
+    return {}
+
+
+def metadata(root: Path, images: Images) -> dict[str, object]:
+    for half, rows in images.items():
+        write_files(root / half / "images", half, images)
+        lines = [json.dumps({"file_name": f"images/{name}", "label": CLASSES[label]}) for name, label, _ in rows]
+        (root / half / "metadata.jsonl").write_text("\n".join(lines))
+    return {}
+
+
+def flat(root: Path, images: Images) -> dict[str, object]:
+    for half, rows in images.items():
+        (root / half).mkdir()
+        for name, _, content in rows:
+            (root / half / name.replace("/", "_")).write_bytes(content)
+    return {"DATA.CLASS_PATTERN": r"^(\d+\.[a-z]+)_"}
+
+
+def columns(rows: list[tuple[str, int, bytes]]) -> pa.Table:
+    images = [{"bytes": content, "path": name} for name, _, content in rows]
+    return pa.table({"image": images, "label": [CLASSES[label] for _, label, _ in rows]})
+
+
+def parquet(root: Path, images: Images) -> dict[str, object]:
+    for half, rows in images.items():
+        pq.write_table(columns(rows), root / f"{half}.parquet", row_group_size=4)
+    return {}
+
+
+def saved_to_disk(root: Path, images: Images) -> dict[str, object]:
+    for half, rows in images.items():
+        (root / half).mkdir()
+        shards = [columns(rows[:3]), columns(rows[3:])]
+        for number, shard in enumerate(shards):
+            with (
+                pa.OSFile(str(root / half / f"{number}.arrow"), "wb") as file,
+                pa.ipc.new_stream(file, shard.schema) as stream,
+            ):
+                stream.write_table(shard)
+        files = [{"filename": f"{number}.arrow"} for number in range(len(shards))]
+        (root / half / "state.json").write_text(json.dumps({"_data_files": files}))
+    return {}
+
+
 LAYOUTS: dict[str, Callable[[Path, Images], dict[str, object]]] = {
     "folders": folders,
     "undivided": undivided,
@@ -126,6 +179,11 @@ LAYOUTS: dict[str, Callable[[Path, Images], dict[str, object]]] = {
     "imagenet22k": imagenet22k,
     "cub": cub,
     "packed": packed,
+    "one_table": one_table,
+    "metadata": metadata,
+    "flat": flat,
+    "parquet": parquet,
+    "saved_to_disk": saved_to_disk,
 }
 
 

@@ -17,9 +17,9 @@ _KEYS = {"val_split": "DATA.VAL_SPLIT", "seed": "SEED", "cache_mode": "DATA.CACH
 def open_layout(finder: str, keys: Mapping[str, Any], root: Path, **options: Any) -> Sets:
     """Open a folder that may hold other layouts, too; `options` are those of `open_sets`, and keys named as above."""
     given = {_KEYS[name]: options.pop(name) for name in list(options) if name in _KEYS}
-    finders = {"find_cub", "find_tables", "find_shards", "find_folders", "find_imagenet22k", "find_zips"} - {finder}
+    others = {name for name in vars(layouts) if name.startswith("find_") and name != "find_layouts"} - {finder}
     config = load_config(overrides={"DATA.DATA_PATH": str(root), **keys, **given})
-    with mock.patch.multiple(layouts, **{name: lambda *some: [] for name in finders}):
+    with mock.patch.multiple(layouts, **{name: lambda *some, **more: [] for name in others}):
         return open_sets(config, **options)
 
 

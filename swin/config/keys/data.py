@@ -7,8 +7,9 @@ DATA = {
         Images of one device in one forward pass. The effective batch is this x devices x TRAIN.ACCUMULATION_STEPS: 128
         on 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH)."""),
     "DATA_PATH": Key("", is_path=True, flag="data-path").means("""
-        Folder of the data set, in any of these layouts: train/ and val/ with one folder a class; one folder of class
-        folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
+        The data set, a folder in any of these layouts: train/ and val/ with one folder a class; one folder of class
+        folders (see VAL_SPLIT); a table, or train.csv and val.csv (.tsv, .jsonl, .parquet), with a path and a label
+        in each row; what Hugging Face's datasets saves; a flat folder (see CLASS_PATTERN); the shards of
         tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see ZIP_MODE)."""),
     "DATASET": Key("imagenet", one_of=("imagenet", "folder", "digits", "imagenet22K")).means("""
         imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, no download), or imagenet22K
@@ -60,4 +61,11 @@ DATA = {
     "REPEATED_AUG": Key(1, between="[1, 1000]", is_new=True).means("""
         Repeated augmentation: each image drawn comes this many times in a row, augmented differently, and an epoch
         shows that many times fewer of them. 1 for none; DeiT has 3, torchvision's recipe 4."""),
+    "CLASS_PATTERN": Key("", is_new=True).means("""
+        Where the names of files say the classes, as cat_001.jpg, a regular expression with one group, the class; it is
+        searched in the path of each image relative to the folder, or to its part of it, as train/. Empty: folders or
+        tables say the classes."""),
+    "MULTI_LABEL": Key(False, is_new=True).means("""
+        Whether an image has any number of labels. They come from a table: in one cell, joined by vertical bars or
+        semicolons, or as a JSON list, or in a list column of Parquet; an empty cell is an image without labels."""),
 }
