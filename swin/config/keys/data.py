@@ -41,9 +41,6 @@ DATA = {
     "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
         Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
         of every class. 0 expects train/ and val/."""),
-    "MULTI_LABEL": Key(False, is_new=True).means("""
-        Each image has any number of labels, none included. Tables: the labels in one cell, joined by a bar or ; or as a
-        JSON list. Needs TRAIN.LOSS bce or asl."""),
     "MEAN": Key([0.485, 0.456, 0.406], between="(-inf, inf)", is_new=True).means("""
         Mean of each of the MODEL.SWIN.IN_CHANS channels, on a scale from 0 to 1. ImageNet's."""),
     "STD": Key([0.229, 0.224, 0.225], between="(0, inf)", is_new=True).means("""
@@ -67,5 +64,6 @@ DATA = {
         tables say the classes."""),
     "MULTI_LABEL": Key(False, is_new=True).means("""
         Whether an image has any number of labels. They come from a table: in one cell, joined by vertical bars or
-        semicolons, or as a JSON list, or in a list column of Parquet; an empty cell is an image without labels."""),
+        semicolons, or as a JSON list, or in a list column of Parquet; an empty cell is an image without labels. Needs
+        TRAIN.LOSS bce or asl."""),
 }
