@@ -17,20 +17,21 @@ from tools.evaluate import main as evaluate
 from tools.predict import main as predict
 
 CLASSES = ["blue", "green", "red"]
+COLOURS = np.array([[30, 30, 230], [30, 200, 30], [230, 30, 30]])
 OPTIONS = (
-    *("DATA.MULTI_LABEL", "True", "TRAIN.LOSS", "asl", "MODEL.LABEL_SMOOTHING", "0", "TRAIN.EPOCHS", "16"),
-    *("AUG.AUTO_AUGMENT", "none", "AUG.COLOR_JITTER", "0", "AUG.REPROB", "0", "AUG.MIXUP_PROB", "0.3"),
-    *("EVAL_FREQ", "4", "MODEL.DROP_PATH_RATE", "0", "TRAIN.BASE_LR", "0.004"),
+    *("DATA.MULTI_LABEL", "True", "TRAIN.LOSS", "asl", "MODEL.LABEL_SMOOTHING", "0", "TRAIN.EPOCHS", "18"),
+    *("AUG.AUTO_AUGMENT", "none", "AUG.COLOR_JITTER", "0", "AUG.REPROB", "0", "AUG.MIXUP_PROB", "0.2"),
+    *("EVAL_FREQ", "6", "MODEL.DROP_PATH_RATE", "0", "TRAIN.BASE_LR", "0.004"),
 )
 
 
 def draw(labels: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """A grey picture of 32 x 32 pixels with a disc in the colour of each label, which may hide another."""
-    pixels = random.normal(110, 12, (32, 32, 3))
+    """A dark picture of 32 x 32 pixels with a disc in the colour of each label, which may hide another."""
+    pixels = random.normal(40, 10, (32, 32, 3))
     rows, columns = np.mgrid[:32, :32]
     for label in np.flatnonzero(labels):
         row, column = random.uniform(6, 26, 2)
-        pixels[np.hypot(rows - row, columns - column) < random.uniform(4, 6)] = np.eye(3)[2 - label] * 200 + 30
+        pixels[np.hypot(rows - row, columns - column) < random.uniform(5, 7)] = COLOURS[label]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
