@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from data.archives import fill_caches
+from data.groups import check_apart, find_groups
 from data.labels import GIVEN
 from data.layouts import (
+    ALL,
     Layout,
     choose_part,
     choose_split,
@@ -21,8 +24,9 @@ from data.layouts import (
 from data.loaders import EvalLoader, TrainLoader
 from data.prepare import build_prepare
 from data.sources import Opened, Sets, Source, Subset, count_labels
-from data.splits import hold_out, is_split_of, saved_split, split_record
+from data.splits import Rule, hold_out, is_split_of, saved_split, split_record
 from data.transforms import build_eval_pixels, build_train_transform
+from data.twins import find_twins
 from swin.batches import Data
 from swin.config import Config
 from swin.errors import ConfigError, DataError
@@ -57,15 +61,17 @@ def build_data(
     """
     # An evaluation takes what a run has held out, and draws nothing by itself.
     is_held_out = not need_train and _has_held_out(cfg, runs)
+    notes: tuple[str, ...] = ()
     if split is None:
         split = "val" if is_held_out else find_split(cfg)
+        notes += (f"{cfg.DATA.DATA_PATH} has no parts: all of its images are evaluated.",) if split == ALL else ()
     options: dict[str, Any] = {"need_train": need_train, "classes": classes, "origin": origin, "split": split}
     sets = open_sets(
         cfg, rank=rank, world_size=world_size, runs=runs, may_hold_out=need_train or is_held_out, **options
     )
     _check_count(cfg, sets.classes)
     common = _loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
-    return _make_loaders(cfg, sets, split, keep_border, common)
+    return _make_loaders(cfg, replace(sets, notes=(*notes, *sets.notes)), split, keep_border, common)
 
 
 def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common: dict[str, Any]) -> Data:
@@ -153,21 +159,25 @@ def open_sets(
         origin: What messages call `classes`.
         split: What to evaluate: a part by its role, val, test or train, or its name in the layout; or all images of a
             data set without parts. See `find_split`.
-        may_hold_out: Whether DATA.VAL_SPLIT counts.
+        may_hold_out: Whether DATA.VAL_SPLIT and FOLDS count.
     """
     if cfg.DATA.DATASET != "digits" and not cfg.DATA.DATA_PATH:
         raise ConfigError("DATA.DATA_PATH is empty. Set it, or pass --data-path, to the folder with the images.")
-    fraction = cfg.DATA.VAL_SPLIT if may_hold_out else 0.0
-    plan = _plan(cfg, need_train, split, fraction, has_saved=saved_split(runs) is not None)
+    rule = build_rule(cfg) if may_hold_out else Rule()
+    plan = _plan(cfg, need_train, split, rule, has_saved=saved_split(runs) is not None)
     opened = _open(plan, classes, origin)
     train, val, test = (None if part is None else opened.sources[part] for part in (plan.train, plan.val, plan.test))
+    groups = _find_groups(cfg, plan, opened)
     notes, record = plan.notes, None
     if val is None:
         assert train is not None
-        parts = hold_out(train.names, train.labels, fraction=fraction, seed=cfg.SEED, runs=runs)
-        notes, record = (*notes, *parts.notes), split_record(train.names, fraction, parts)
+        assert plan.train is not None
+        options: dict[str, Any] = {"groups": groups.get(plan.train), "classes": opened.classes, "runs": runs}
+        parts = hold_out(train.names, train.labels, rule, **options)
+        notes, record = (*notes, *parts.notes), split_record(train.names, rule, parts)
         train, val = Subset(train, parts.train), Subset(train, parts.train if split == "train" else parts.val)
     train = train if need_train else None
+    notes += find_twins(train, opened.classes) if train else ()
     caching: dict[str, Any] = {"cache_mode": cfg.DATA.CACHE_MODE, "rank": rank, "world_size": world_size}
     notes += fill_caches(train, [source for source in (val, test) if source], **caching)
     return Sets(opened.classes, train, val, notes, record, test)
@@ -183,24 +193,41 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def _plan(cfg: Config, need_train: bool, split: str, fraction: float, *, has_saved: bool) -> Plan:
+def build_rule(cfg: Config) -> Rule:
+    """Return what a config holds out; of folds the first, where none is named."""
+    return Rule(cfg.DATA.VAL_SPLIT, cfg.DATA.FOLDS, cfg.DATA.FOLD or 0, cfg.SEED)
+
+
+def _find_groups(cfg: Config, plan: Plan, opened: Opened) -> dict[str, Sequence[str]]:
+    """Return the group of each image by part, of a plan with training data; a group in two parts is an error."""
+    group_by = cfg.DATA.GROUP_BY
+    if not group_by or plan.train is None:
+        return {}
+    parts = [part for part in (plan.train, plan.val, plan.test) if part is not None]
+    groups = {part: find_groups(opened, part, group_by) for part in dict.fromkeys(parts)}
+    check_apart({plan.layout.shown(part): own for part, own in groups.items()}, group_by)
+    return groups
+
+
+def _plan(cfg: Config, need_train: bool, split: str, rule: Rule, *, has_saved: bool) -> Plan:
     """Decide what is opened for which purpose."""
     where = _where(cfg)
     layouts = find_layouts(cfg, need_train=need_train, named=[split])
-    is_held_out = fraction > 0 and split in ("train", "val")
+    is_held_out = bool(rule) and split in ("train", "val")
     if not need_train and (not is_held_out or (not has_saved and any(layout.part("val") for layout in layouts))):
         return Plan(*choose_part(layouts, split, where))
     layout, train = choose_train(layouts, where, cfg.DATA.SPLITS if need_train else {})
-    val, test = layout.part("val"), layout.part("test")
-    if val is None or (has_saved and fraction > 0):
-        if fraction == 0:
-            raise val_is_missing(layout, train, where)
-        return Plan(layout, None, train, test if need_train else None)
+    val, test = layout.part("val"), layout.part("test") if need_train else None
+    if rule and (val is None or has_saved or rule.folds):
+        note = f"{layout.shown(val)} is left alone: the folds are made of {layout.shown(train)}." if val else ""
+        return Plan(layout, None, train, test, (note,) if note and rule.folds else ())
+    if val is None:
+        raise val_is_missing(layout, train, where)
     part = layout.find(split)
     if part is None:
         raise part_is_missing([layout], split, where)
-    note = f"DATA.VAL_SPLIT {fraction} is not used: {layout.shown(val)} is there to validate on."
-    return Plan(layout, part, train, test, (note,) if fraction > 0 else ())
+    note = f"{rule} is not used: {layout.shown(val)} is there to validate on."
+    return Plan(layout, part, train, test, (note,) if rule else ())
 
 
 def _open(plan: Plan, classes: Sequence[str] | None, origin: str) -> Opened:
@@ -224,7 +251,16 @@ def _where(cfg: Config) -> Path | str:
 
 def _has_held_out(cfg: Config, runs: Sequence[Path]) -> bool:
     """Tell whether a run has held out a part of these images."""
-    return cfg.DATA.VAL_SPLIT > 0 and any(is_split_of(run, Path(cfg.DATA.DATA_PATH)) for run in runs)
+
+    def read_names() -> Sequence[str]:
+        try:
+            layout, train = choose_train(find_layouts(cfg, need_train=False), _where(cfg), {})
+            is_whole = cfg.DATA.FOLDS > 0 or layout.part("val") is None
+            return layout.open([train], None).sources[train].names if is_whole else ()
+        except DataError:
+            return ()
+
+    return bool(build_rule(cfg)) and any(is_split_of(run, Path(cfg.DATA.DATA_PATH), read_names) for run in runs)
 
 
 def find_split(cfg: Config) -> str:

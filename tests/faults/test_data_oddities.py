@@ -20,7 +20,7 @@ from PIL import Image
 
 from data.build import open_sets
 from data.sources import Sets
-from data.splits import hold_out
+from data.splits import Rule, hold_out
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 from swin.files import read_file
@@ -507,8 +507,7 @@ def test_classes_of_packed_images_are_a_list_of_names(tmp_path: Path, content: s
 def test_no_saved_split_gives_a_traceback(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     labels = np.zeros(2, dtype=np.int64)
-    options = {"fraction": 0.5, "seed": 0, "runs": [tmp_path]}
-    refuses(lambda: hold_out(["a", "b"], labels, **options), "split.json")
+    refuses(lambda: hold_out(["a", "b"], labels, Rule(0.5), runs=[tmp_path]), "split.json")
 
 
 def test_part_says_what_it_is_worth_to_several_processes(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_run_remembers_the_split(tmp_path: Path) -> None:
     assert np.array_equal(again.val.labels, first.val.labels)
     assert first.notes == ()
     assert "1 images are newer than the split" in again.notes[0]
-    with pytest.raises(ConfigError, match=r"VAL_SPLIT is 0\.3, but .*split\.json was made with 0\.2"):
+    with pytest.raises(ConfigError, match=r"VAL_SPLIT 0\.3, but .*split\.json was made with DATA.VAL_SPLIT 0\.2"):
         open_folders(data, val_split=0.3, runs=[tmp_path / "other", run])
     (data / saved["val"][0]).unlink()
     with pytest.raises(
