@@ -8,8 +8,9 @@ DATA = {
         on 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH)."""),
     "DATA_PATH": Key("", is_path=True, flag="data-path").means("""
         Folder of the data set, in any of these layouts: train/ and val/ with one folder a class (see SPLITS for other
-        names); one folder of class folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
-        tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see ZIP_MODE)."""),
+        names); one folder of class folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on
+        each line; the shards of tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see
+        ZIP_MODE)."""),
     "DATASET": Key("imagenet", one_of=("imagenet", "folder", "digits", "imagenet22K")).means("""
         imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, no download), or imagenet22K
         (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON of [path, label])."""),
