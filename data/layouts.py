@@ -134,16 +134,21 @@ def _tables_of_several_labels(cfg: Config, root: Path, roles: dict[str, str], us
 
 
 def _add_flat(found: list[Layout], flat: Layout, *, is_meant: bool, comes_first: bool) -> list[Layout]:
-    """Add flat folders to other layouts: where they are meant; or where nothing else can be, to ask for a pattern.
+    """Add flat folders to other layouts where they are meant, by a pattern.
 
-    Without a pattern, train/ and val/ with images in them are not the classes of one folder.
+    Raises:
+        DataError: Nothing else is there, or only train/ and val/ with images in them, which are not the classes of one
+            folder; it asks for the pattern.
     """
     if not flat.parts:
         return found
     are_classes = [layout.class_names is not None and list(layout.parts) == [""] for layout in found]
-    if not found or (are_classes == [True] and list(flat.parts) != [""]) or (is_meant and comes_first):
-        return [flat, *found]
-    return [*found, flat] if is_meant else found
+    is_flat = not found or (are_classes == [True] and list(flat.parts) != [""])
+    if is_flat and not is_meant:
+        flat.open([flat.part("train") or flat.parts[0]], None)
+    if not is_meant:
+        return found
+    return [flat, *found] if is_flat or comes_first else [*found, flat]
 
 
 def _with_train(layout: Layout) -> Layout:
@@ -178,6 +183,11 @@ def choose_train(layouts: Sequence[Layout], where: Path | str, splits: Mapping[s
 
 def val_is_missing(layout: Layout, train: str, where: Path | str) -> DataError:
     """Return the error for a data set of which nothing is there to validate on, and nothing is held out."""
+    if train == "" and layout.class_names is None:  # a table, or a flat folder
+        return DataError(
+            f"{where}: has images, and none of them to validate on. Hold out a share, with DATA.VAL_SPLIT 0.1; or say "
+            "which are for what, in a table's column `split` with train and val, or by folders train/ and val/."
+        )
     if train == "":
         hint = " If these folders are the classes, set DATA.VAL_SPLIT, to 0.1 for example."
         return DataError(f"{_describe(where)}. {_LAYOUTS}.{hint}")

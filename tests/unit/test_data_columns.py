@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.build import open_sets
 from data.layouts import USUAL
 from data.sources import Opened
 from data.tables import find_tables, open_tables
+from swin.config import load_config
 from swin.errors import DataError
 
 PARTS = [name for names in USUAL.values() for name in names]
@@ -53,6 +55,14 @@ def test_one_table_has_its_parts_in_a_column(tmp_path: Path) -> None:
         DataError, match=r"labels\.csv, dev: class 'cats' is unknown to .*labels\.csv, Training; .*'cat'"
     ):
         open_tables(tmp_path, ["Training", "dev"])
+
+
+def test_a_table_without_a_column_for_the_split_is_divided(tmp_path: Path) -> None:
+    file = write(tmp_path / "labels.csv", "image,label", *(f"{number}.jpg,{'ab'[number % 2]}" for number in range(8)))
+    with pytest.raises(DataError, match=r"none of them to validate on.*DATA\.VAL_SPLIT 0\.1; or .* column `split`"):
+        open_sets(load_config(overrides={"DATA.DATA_PATH": str(file)}))
+    sets = open_sets(load_config(overrides={"DATA.DATA_PATH": str(file), "DATA.VAL_SPLIT": 0.25}))
+    assert (len(sets.train.labels), sorted(sets.val.labels.tolist())) == (6, [0, 1])
 
 
 def test_numbers_of_one_table_are_checked_between_its_parts(tmp_path: Path) -> None:
