@@ -80,10 +80,11 @@ class Table(ABC):
         Raises:
             ConfigError: The file cannot be written.
         """
+        columns = {key: getattr(self, name) for name, key in self.KEYS.items()}
         content = {
             "index": np.arange(len(self)),
             "file": np.array(list(self.names), dtype=np.str_),
-            **{key: getattr(self, name) for name, key in self.KEYS.items()},
+            **{key: column for key, column in columns.items() if column is not None},
             "classes": np.array(list(self.classes), dtype=np.str_),
             "about": np.array(json.dumps(self.about)),
         }
@@ -91,9 +92,8 @@ class Table(ABC):
         # As np.savez does, which cannot name an array "file".
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, array in content.items():
-                if array is not None:
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                        np.lib.format.write_array(file, array, allow_pickle=False)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
 
     @classmethod
     def from_arrays(cls, content: dict[str, np.ndarray]) -> Self:

@@ -19,15 +19,15 @@ from tools.predict import main as predict
 CLASSES = ["blue", "green", "red"]
 COLOURS = np.array([[30, 30, 230], [30, 200, 30], [230, 30, 30]])
 OPTIONS = (
-    *("DATA.MULTI_LABEL", "True", "TRAIN.LOSS", "asl", "MODEL.LABEL_SMOOTHING", "0", "TRAIN.EPOCHS", "18"),
+    *("DATA.MULTI_LABEL", "True", "TRAIN.LOSS", "asl", "MODEL.LABEL_SMOOTHING", "0", "TRAIN.EPOCHS", "24"),
     *("AUG.AUTO_AUGMENT", "none", "AUG.COLOR_JITTER", "0", "AUG.REPROB", "0", "AUG.MIXUP_PROB", "0.2"),
     *("EVAL_FREQ", "6", "MODEL.DROP_PATH_RATE", "0", "TRAIN.BASE_LR", "0.004"),
 )
 
 
 def draw(labels: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """A dark picture of 32 x 32 pixels with a disc in the colour of each label, which may hide another."""
-    pixels = random.normal(40, 10, (32, 32, 3))
+    """A grey picture of 32 x 32 pixels with a disc in the colour of each label, which may hide another."""
+    pixels = random.normal(110, 12, (32, 32, 3))
     rows, columns = np.mgrid[:32, :32]
     for label in np.flatnonzero(labels):
         row, column = random.uniform(6, 26, 2)
@@ -114,7 +114,7 @@ def test_several_labels_from_training_to_prediction(label_runner, folder, tmp_pa
     text, run = runner.text(), runner.run_dir("run")
     rows = runner.rows("run", "eval")
     assert f"mAP {rows[-1]['mean_average_precision']:.4f} macro F1 {rows[-1]['macro_f1']:.4f} at threshold" in text
-    assert rows[-1]["mean_average_precision"] > 0.85  # by chance it is the share of labels, 0.5
+    assert rows[-1]["mean_average_precision"] > 0.75  # by chance it is the share of the labels, 0.54
     assert rows[-1]["loss"] < rows[0]["loss"]
 
     # The threshold of an evaluation is in its checkpoint, and the best weights keep theirs.
@@ -136,7 +136,7 @@ def test_several_labels_from_training_to_prediction(label_runner, folder, tmp_pa
     assert metrics["threshold_is_given"]
     arguments = ["--checkpoint", checkpoint, "--split", "test", "--device", "cpu", "--output", str(tmp_path / "test")]
     assert evaluate(arguments) == 0
-    assert check_figures(tmp_path / "test", best["threshold"], 24)["mean_average_precision"] > 0.75
+    assert check_figures(tmp_path / "test", best["threshold"], 24)["mean_average_precision"] > 0.7
     assert f"the threshold is {best['threshold']:.4f}, given" in runner.text()
     assert "of the checkpoint" in (tmp_path / "test" / "report.html").read_text()
     assert runner("run", "--eval", "--resume", str(run / "checkpoints" / "best.pth"), "--opts", *OPTIONS) == 0
