@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in choice.tried:
         print(f"measured: {line}")
     print(f"\n{text}\n{plan}")
+    if choice.cfg.TRAIN.EPOCHS == 1 and choice.seconds > 75 * options.minutes:
+        print(f"warning: a single pass over the images takes longer than {options.minutes:g} min; give more --minutes")
     for warning in choice.warnings:
         print(f"warning: {warning}")
     write_atomically(file, encode(text))
