@@ -107,11 +107,11 @@ def find_layouts(cfg: Config, *, need_train: bool, named: Iterable[str] = ()) ->
         return [_with_train(zips)]
     if need_train and cfg.DATA.DATASET == "imagenet22K" and (maps.parts or cfg.DATA.VAL_SPLIT == 0):
         return [_with_train(maps)]
-    extensions = image_extensions(cfg.MODEL.SWIN.IN_CHANS)
+    extensions, groups = image_extensions(cfg.MODEL.SWIN.IN_CHANS), {"group_by": cfg.DATA.GROUP_BY}
     folders = partial(open_folders, root, extensions=extensions, is_complete=need_train)
     layouts = [
         Layout(root, find_cub(root), partial(open_cub, root), roles={"val": "test", **roles}),
-        Layout(root, find_tables(root, usual), partial(open_tables, root), "{}.csv", roles),
+        Layout(root, find_tables(root, usual, **groups), partial(open_tables, root, **groups), "{}.csv", roles),
         Layout(root, find_shards(root), partial(open_shards, root), "{}/", roles),
         Layout(root, find_folders(root, usual), folders, "{}/", roles, lambda part: class_folders(root / part)),
     ]
@@ -124,13 +124,14 @@ def find_layouts(cfg: Config, *, need_train: bool, named: Iterable[str] = ()) ->
 
 
 def _tables_of_several_labels(cfg: Config, root: Path, roles: dict[str, str], usual: Sequence[str]) -> Layout:
-    parts = find_tables(root, usual) if cfg.DATA.DATASET != "digits" else []
+    groups = {"group_by": cfg.DATA.GROUP_BY}
+    parts = find_tables(root, usual, **groups) if cfg.DATA.DATASET != "digits" else []
     if not parts:
         raise ConfigError(
             f"DATA.MULTI_LABEL is True, but {root} has no table of images, and nothing else says several labels of one."
             " Add train.csv and val.csv, with the columns image and labels, or leave the key out."
         )
-    return Layout(root, parts, partial(open_tables, root, multi_label=True), "{}.csv", roles)
+    return Layout(root, parts, partial(open_tables, root, multi_label=True, **groups), "{}.csv", roles)
 
 
 def _add_flat(found: list[Layout], flat: Layout, *, is_meant: bool, comes_first: bool) -> list[Layout]:
