@@ -217,7 +217,8 @@ def _read(
         path = cell_text(image)
         if not (path or part.holds_images) or not (labels or multi_label):
             shown = ",".join(map(cell_text, (image, label)))[:80]
-            raise DataError(f"{file}: found {shown!r}, expected a path and a label, in {rows.unit} {number}.")
+            hint = " If images may have no label, or several, set DATA.MULTI_LABEL True." if path else ""
+            raise DataError(f"{file}: found {shown!r}, expected a path and a label, in {rows.unit} {number}.{hint}")
         part.add(number, path, labels, cell_text(group))
     return parts
 

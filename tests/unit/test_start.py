@@ -275,7 +275,7 @@ def test_weights_decide_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def facts(images: int = 300, side_px: float = 240) -> Facts:
-    return Facts({"DATA.DATA_PATH": "x"}, ["a1", "b1"], [images // 2] * 2, [50, 50], [], 100, side_px, False, 0, [])
+    return Facts({"DATA.DATA_PATH": "x"}, ["a1", "b1"], [images // 2] * 2, images, 100, 0, 100, side_px, False, 0, [])
 
 
 @pytest.mark.parametrize(("minutes", "px"), [(1, 64), (15, 96), (600, 224)])

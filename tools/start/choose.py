@@ -184,7 +184,7 @@ def _count_rows(weights: Weights | None) -> int:
 
 
 def _facts_for_rules(facts: Facts, dist: Distributed) -> dict[str, float]:
-    images = sum(facts.train_counts)
+    images = facts.num_train
     return {
         "images": images,
         "images_a_class": images / len(facts.classes),
@@ -244,11 +244,11 @@ def _count_epochs(candidate: Candidate, speed: Speed, facts: Facts, minutes: flo
     """Return the passes over the training set that the time allows, evaluations and checkpoints taken off."""
     budget = 60 * minutes
     spent = min(_EVALUATION_SHARE * budget, candidate.derived["evaluations"] * _evaluation_sec(speed, facts))
-    return (budget - spent) * speed.train / sum(facts.train_counts)
+    return (budget - spent) * speed.train / facts.num_train
 
 
 def _evaluation_sec(speed: Speed, facts: Facts) -> float:
-    return sum(facts.val_counts) / speed.val + 2 * speed.save_sec
+    return facts.num_val / speed.val + 2 * speed.save_sec
 
 
 def _fits(candidate: Candidate, speed: Speed, facts: Facts, minutes: float) -> bool:
@@ -270,7 +270,7 @@ def _guess(candidates: Sequence[Candidate], speeds: dict[int, Speed], facts: Fac
 
 def _plan(candidate: Candidate, speed: Speed, facts: Facts, minutes: float, opts: Sequence[str]) -> Choice:
     """Add the epochs that the time allows, and what follows from their number."""
-    derived, images = candidate.derived, sum(facts.train_counts)
+    derived, images = candidate.derived, facts.num_train
     possible = _count_epochs(candidate, speed, facts, minutes)
     epochs = max(1, min(int(possible), int(derived["most_epochs"])))
     why = f"what {minutes:g} min allow at {speed.train:.0f} images/s, evaluations included"
@@ -286,7 +286,6 @@ def _plan(candidate: Candidate, speed: Speed, facts: Facts, minutes: float, opts
     settings = {
         **candidate.settings,
         "TRAIN.EPOCHS": Setting(epochs, why),
-        "TRAIN.WARMUP_EPOCHS": Setting(_warmup(derived["warmup_share"], epochs), "a short rise to the full rate"),
         "TRAIN.EMA.DECAY": Setting(
             round(min(decay, 0.9999), 4), "looks back over a part of the run, whatever its length"
         ),
@@ -298,11 +297,6 @@ def _plan(candidate: Candidate, speed: Speed, facts: Facts, minutes: float, opts
     seconds = epochs * images / speed.train + math.ceil(epochs / every) * evaluation_sec
     memory = candidate.cost.bytes_for(cfg.DATA.BATCH_SIZE)
     return Choice(settings, load(settings, ()), seconds, updates, memory, [])
-
-
-def _warmup(share: float, epochs: int) -> int:
-    """Return whole epochs of warm-up, fewer than all."""
-    return min(epochs - 1, max(1, round(share * epochs)))
 
 
 def _given(settings: Settings, opts: Sequence[str]) -> Settings:

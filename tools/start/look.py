@@ -37,7 +37,8 @@ class Facts:
     Attributes:
         keys: config keys that say how to read it.
         classes: names in the order of the labels.
-        train_counts: training images of each class; val_counts, test_counts: those of the other parts.
+        class_counts: training images of each class.
+        num_train, num_val, num_test: images of the parts, 0 for one that is not there.
         num_read: images that were read, in whole or in part of the set.
         side_px: median of the shorter side, in pixels.
         is_grey: whether all images that were read have one channel.
@@ -47,9 +48,10 @@ class Facts:
 
     keys: dict[str, Any]
     classes: list[str]
-    train_counts: list[int]
-    val_counts: list[int]
-    test_counts: list[int]
+    class_counts: list[int]
+    num_train: int
+    num_val: int
+    num_test: int
     num_read: int
     side_px: float
     is_grey: bool
@@ -58,8 +60,10 @@ class Facts:
 
     @property
     def imbalance(self) -> float:
-        """Images of the largest training class for each of the smallest that has any."""
-        counts = [count for count in self.train_counts if count]
+        """Images of the largest training class for each of the smallest that has any; 1 of several labels an image."""
+        if self.keys.get("DATA.MULTI_LABEL"):
+            return 1.0  # none could be drawn without the others
+        counts = [count for count in self.class_counts if count]
         return max(counts) / min(counts)
 
     @property
@@ -82,8 +86,6 @@ def look_at(data_path: str, opts: Sequence[str], val_split: float, workers: int)
     """
     keys, sets = _open(data_path, opts, val_split)
     assert sets.train is not None
-    parts = (sets.train, sets.val, sets.test)
-    train, val, test = (count_labels(part.labels, len(sets.classes)) if part else [] for part in parts)
     _refuse(Path(data_path), sets)
     sample = _sample(sets, workers)
     assert sample.train is not None
@@ -97,9 +99,10 @@ def look_at(data_path: str, opts: Sequence[str], val_split: float, workers: int)
     return Facts(
         keys,
         sets.classes,
-        train,
-        val,
-        test,
+        count_labels(sets.train.labels, len(sets.classes)),
+        len(sets.train.labels),
+        len(sets.val.labels),
+        len(sets.test.labels) if sets.test else 0,
         num_read=len(sample.train.labels) + len(sample.val.labels),
         side_px=float(min(sides)),
         is_grey=modes == {"L"},
@@ -112,6 +115,8 @@ def _open(data_path: str, opts: Sequence[str], val_split: float) -> tuple[dict[s
     """Open a set in whichever layout it has; return the keys that say which, too."""
     root = Path(data_path)
     keys: dict[str, Any] = {"DATA.DATASET": "folder", "DATA.DATA_PATH": data_path}
+    if load_config(None, [*opts, "TRAIN.LOSS", "bce"]).DATA.MULTI_LABEL:
+        keys |= {"DATA.MULTI_LABEL": True, "TRAIN.LOSS": "asl"}
     if find_zips(root) and not class_folders(root):
         keys |= {"DATA.ZIP_MODE": True, "DATA.CACHE_MODE": "no"}
     try:
@@ -190,7 +195,8 @@ def _refuse(root: Path, sets: Sets) -> None:
             f"{root}: has one class only, {sets.classes[0]!r}, and a classifier tells classes apart. Put images of "
             "what is not one into another folder beside it."
         )
-    _refuse_masks(root, sets.train, sets.classes)
+    if sets.train.labels.ndim == 1:
+        _refuse_masks(root, sets.train, sets.classes)
 
 
 def _refuse_masks(root: Path, train: Source, classes: Sequence[str]) -> None:

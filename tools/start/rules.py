@@ -27,7 +27,6 @@ FACTS = {
 DERIVED = {
     "wanted_epochs": "passes over the training set that a model has to manage in the time, or a cheaper one is taken",
     "most_epochs": "passes at most, also where there is time for more",
-    "warmup_share": "part of the run for TRAIN.WARMUP_EPOCHS",
     "ema_share": "part of the run that the average of the weights looks back over, for TRAIN.EMA.DECAY",
     "evaluations": "evaluations in the run at most, for EVAL_FREQ and SAVE_FREQ",
 }
@@ -176,13 +175,13 @@ RULES = (
     ),
     Rule(
         {"pretrained": NO},
-        {"wanted_epochs": 60, "most_epochs": 600, "warmup_share": 0.05},
+        {"wanted_epochs": 60, "most_epochs": 600, "TRAIN.WARMUP_EPOCHS": 0.05},
         "small sets are learned in many passes; a twentieth of them to warm up",
         "measured: swin_flowers has 100 epochs, swin_digits 80, both 5 of warm-up",
     ),
     Rule(
         {"pretrained": NO, "images": above(20_000)},
-        {"wanted_epochs": 8, "most_epochs": 100, "warmup_share": 0.1},
+        {"wanted_epochs": 8, "most_epochs": 100, "TRAIN.WARMUP_EPOCHS": 0.1},
         "many images need fewer passes",
         "measured: swin_fashion_mnist has 9 epochs for 60,000 images",
     ),
@@ -212,6 +211,12 @@ RULES = (
         "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
     ),
     Rule(
+        {"pretrained": YES, "images": above(5000), "gpu": YES},
+        {"TRAIN.BASE_LR": 1e-4},
+        "the same at a batch of 128",
+        "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
+    ),
+    Rule(
         {"pretrained": YES, "weights_classes": below(100)},
         {"TRAIN.BASE_LR": 5e-4},
         "weights that know few classes have much to learn still",
@@ -237,7 +242,7 @@ RULES = (
     ),
     Rule(
         {"pretrained": YES},
-        {"wanted_epochs": 8, "most_epochs": 50, "warmup_share": 0.1},
+        {"wanted_epochs": 8, "most_epochs": 50, "TRAIN.WARMUP_EPOCHS": 0.1},
         "weights adapt in tens of passes; where not even 8 fit, less of the model is trained",
         "convention: the official fine-tuning recipes have 30 epochs, 5 of warm-up",
     ),
@@ -301,8 +306,8 @@ RULES = (
     # Unequal classes.
     Rule(
         {"imbalance": above(10)},
-        {"DATA.SAMPLER": "balanced"},
-        "the largest class has 10 times the images of the smallest and more: all are drawn equally often",
+        {"DATA.SAMPLER": "balanced", "TRAIN.MONITOR": "balanced_accuracy"},
+        "the largest class has 10 times the images of the smallest and more: all are drawn, and count, equally",
         "convention: class-balanced sampling, arXiv 1910.09217",
     ),
     # The machine.

@@ -38,10 +38,10 @@ def as_yaml(settings: Settings, header: str) -> str:
 
 def describe_facts(facts: Facts) -> Iterator[str]:
     """Yield what was found of the data, a line each."""
-    counts = facts.train_counts
-    num_test = f", {sum(facts.test_counts)} test" if facts.test_counts else ""
+    counts = facts.class_counts
+    num_test = f", {facts.num_test} test" if facts.num_test else ""
     yield (
-        f"{sum(counts)} training, {sum(facts.val_counts)} validation{num_test} images, {len(facts.classes)} classes of "
+        f"{facts.num_train} training, {facts.num_val} validation{num_test} images, {len(facts.classes)} classes of "
         f"{min(counts)} to {max(counts)}, shorter side {facts.side_px:.0f} px in the median of {facts.num_read} read"
         f"{', all grey' if facts.is_grey else ''}"
     )
