@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.labels import Table, collect_table, name_numbers, tables_to_read
-from data.listings import as_label, read_lines
-from data.sources import Names, OpenFiles, Sets
+from data.labels import Table, collect_table, name_numbers
+from data.listings import as_label, find_stems, read_lines
+from data.sources import Names, Opened, OpenFiles, Source, Subset
 from swin.errors import DataError, printable
 from swin.files import MAX_FILE_BYTES, open_regular
 
@@ -142,46 +142,49 @@ def _map_lines(path: Path) -> Iterator[tuple[str, int]]:
         yield name, label
 
 
-def is_zipped(root: Path, split: str) -> bool:
-    """Tell whether a folder holds this part as a zip, or its map."""
-    return any(os.path.lexists(root / f"{split}{rest}") for rest in (".zip", "_map.txt"))
+def find_zips(root: Path) -> list[str]:
+    """Return the parts that a folder holds as a zip, or of which it has the map."""
+    return find_stems(root, (".zip", "_map.txt"))
 
 
-def open_zips(
-    root: Path,
-    *,
-    cache_mode: str = "no",
-    rank: int = 0,
-    world_size: int = 1,
-    need_train: bool = True,
-    classes: Sequence[str] | None = None,
-    split: str = "val",
-) -> Sets:
-    """Open train.zip, train_map.txt, val.zip and val_map.txt; see `data.labels.name_numbers` for the classes.
-
-    Args:
-        root: The folder that holds the four files.
-        cache_mode: Which training images to keep in memory: "no", "full" for all, "part" for every world_size-th from
-            `rank` on. As each epoch is shuffled over all ranks, "part" holds 1 / world_size of what a rank reads: it
-            bounds the memory, and "full" is what spares reading. Unless "no", each rank also keeps all that it
-            evaluates.
-        rank, world_size, need_train, classes, split: See `data.build.open_sets`.
+def open_zips(root: Path, parts: Sequence[str], classes: Sequence[str] | None = None) -> Opened:
+    """Open zips and their maps, as train.zip and train_map.txt; see `data.labels.name_numbers` for the classes.
 
     Raises:
-        DataError: A file is missing or unfit, labels leave a gap, or the two maps contradict each other.
+        DataError: A file is missing or unfit, labels leave a gap, or two maps contradict each other.
     """
     if not os.path.isdir(root):
         raise DataError(f"{root}: is not a folder. Expected one with train.zip, train_map.txt, val.zip, val_map.txt.")
-    maps = {name: root / f"{name}_map.txt" for name in ("train", split)}
-    maps = tables_to_read(maps, need_train, classes, split)
-    tables = {name: read_map(file) for name, file in maps.items()}
+    maps = {part: root / f"{part}_map.txt" for part in parts}
+    tables = {part: read_map(file) for part, file in maps.items()}
     classes = name_numbers(tables, maps, classes)
-    train = ZipImages(root / "train.zip", *tables["train"]) if need_train else None
-    val = ZipImages(root / f"{split}.zip", *tables[split])
-    if cache_mode != "no":
-        val.cache(np.arange(rank, len(val.names), world_size))
-    if train is None or cache_mode == "no":
-        return Sets(classes, train, val)
-    train.cache(np.arange(len(train.names)) if cache_mode == "full" else np.arange(rank, len(train.names), world_size))
-    notes = (_PART_NOTE.format(world_size),) if cache_mode == "part" and world_size > 1 else ()
-    return Sets(classes, train, val, notes)
+    return Opened(classes, {part: ZipImages(root / f"{part}.zip", *table) for part, table in tables.items()})
+
+
+def fill_caches(
+    train: Source | None, others: Iterable[Source], *, cache_mode: str, rank: int, world_size: int
+) -> tuple[str, ...]:
+    """Keep images of zips in memory, as DATA.CACHE_MODE says; other sources are left as they are.
+
+    Args:
+        train: What is trained on.
+        others: What is evaluated; unless `cache_mode` is "no", each rank keeps all that it evaluates.
+        cache_mode: Which training images to keep: "no", "full" for all, "part" for every world_size-th from `rank` on.
+            As each epoch is shuffled over all ranks, "part" holds 1 / world_size of what a rank reads: it bounds the
+            memory, and "full" is what spares reading.
+        rank, world_size: Of this process among all.
+
+    Returns:
+        What a user should be told.
+    """
+    wanted: dict[ZipImages, list[np.ndarray]] = {}
+    for source in filter(None, (train, *others)) if cache_mode != "no" else ():
+        whole = source.source if isinstance(source, Subset) else source
+        if isinstance(whole, ZipImages):
+            indices = source.indices if isinstance(source, Subset) else np.arange(len(source.labels))
+            is_all = source is train and cache_mode == "full"
+            wanted.setdefault(whole, []).append(indices if is_all else indices[rank::world_size])
+    for archive, chosen in wanted.items():
+        archive.cache(np.concatenate(chosen))
+    is_slow = train is not None and bool(wanted) and cache_mode == "part" and world_size > 1
+    return (_PART_NOTE.format(world_size),) if is_slow else ()

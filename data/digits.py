@@ -8,21 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from data.sources import ArrayImages, Sets, choose_part
+from data.sources import ArrayImages, Opened, Source
 from data.splits import stratified_split
 from swin.errors import DataError
 from swin.images import open_input, to_image
 
 NUM_TEST = 360
+PARTS = ("train", "test")
 _SPLIT_SEED = 0  # not the run's: all runs, whatever their seed, are tested on the same images
 
 
-def open_digits(*, classes: Sequence[str] | None = None, split: str = "val") -> Sets:
+def open_digits(parts: Sequence[str] = PARTS, classes: Sequence[str] | None = None) -> Opened:
     """Open the digits, 360 of them for testing; classes "0" to "9".
 
     Args:
+        parts: Of train and test.
         classes: A label map that has to agree, such as a checkpoint's.
-        split: See `data.build.open_sets`; val and test are the same.
 
     Raises:
         DataError: It does not agree.
@@ -37,16 +38,18 @@ def open_digits(*, classes: Sequence[str] | None = None, split: str = "val") -> 
         )
     images_NHW = np.round(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)
-    parts = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
-    train, test = (
-        ArrayImages(images_NHW[part], labels[part], (f"digits/{index:04d}" for index in part))
-        for part in (parts.train, parts.val)
-    )
-    return Sets(own_classes, train, choose_part({"val": test, "test": test, "train": train}, split, "digits"))
+    split = stratified_split(labels, num_val=NUM_TEST, seed=_SPLIT_SEED)
+    indices = {"train": split.train, "test": split.val}
+    sources: dict[str, Source] = {
+        part: ArrayImages(images_NHW[chosen], labels[chosen], (f"digits/{index:04d}" for index in chosen))
+        for part, chosen in indices.items()
+        if part in parts
+    }
+    return Opened(own_classes, sources)
 
 
 def save_test_image(file: str | Path) -> None:
     """Save the first image of the test split, which no run trains on, and print what it shows."""
-    test = open_digits().val
+    test = open_digits(["test"]).sources["test"]
     to_image(open_input(test.read(0), channels=1)).save(file)
     print(f"{file} shows a {test.labels[0]}")

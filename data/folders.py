@@ -8,107 +8,72 @@ from pathlib import Path
 import numpy as np
 
 from data.labels import GIVEN, relabel
-from data.sources import FolderImages, Names, Sets
-from data.splits import hold_out, split_record
-from swin.errors import ConfigError, DataError
+from data.listings import list_folder
+from data.sources import FolderImages, Names, Opened, Source
+from swin.errors import DataError
 from swin.files import file_kind
 from swin.images import IMAGE_EXTENSIONS
 
-_LAYOUTS = (
-    "Expected {train,val}/<class>/ with images; or <class>/ with images and DATA.VAL_SPLIT above 0; "
-    "or train.zip, train_map.txt, val.zip, val_map.txt and DATA.ZIP_MODE True; or train.csv and val.csv; or what "
-    "tools.pack_dataset wrote"
-)
+
+def find_folders(root: Path, usual: Sequence[str]) -> list[str]:
+    """Return the parts of a data set of class folders.
+
+    They are the folders that hold class folders, if one of them is called as parts are, whatever its case; else the
+    folder itself, as the one part "", if it has any folders.
+
+    Args:
+        root: The folder.
+        usual: What parts are called, in lower case.
+    """
+    folders = class_folders(root)
+    if any(name.lower() in usual and class_folders(root / name) for name in folders):
+        return [name for name in folders if class_folders(root / name)]
+    return [""] if folders else []
 
 
 def open_folders(
     root: Path,
-    *,
-    val_split: float = 0.0,
-    seed: int = 0,
-    runs: Sequence[Path] = (),
-    need_train: bool = True,
+    parts: Sequence[str],
     classes: Sequence[str] | None = None,
+    *,
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
-    split: str = "val",
-) -> Sets:
-    """Open {train,val}/<class>/ folders, or <class>/ folders of which a part is held out.
+    is_complete: bool = False,
+) -> Opened:
+    """Open folders of <class>/ folders.
 
-    Labels count the names of the training folders in sorted order; val folders get theirs by name. Links are followed,
-    but for those to a folder that was entered already.
+    Labels count the names of the first part's class folders in sorted order; the others get theirs by name. Links are
+    followed, but for those to a folder that was entered already.
 
     Args:
-        root: The folder that holds either layout.
-        val_split: Fraction to hold out; 0 for the train/val layout.
-        seed, runs: See `hold_out`.
-        need_train, classes, split: See `data.build.open_sets`.
+        root: The folder that holds the parts.
+        parts: Their names; "" for the folder itself.
+        classes: A label map to use instead.
         extensions: How the files to take end; others are left out.
+        is_complete: Whether the first part must have images of each class, as to train on.
 
     Raises:
-        ConfigError: `val_split` contradicts what is there.
-        DataError: Nothing of either layout is there, or a class is empty, or unknown to the label map; or a link gives
-            one folder two classes, or a name like an image's is a FIFO, socket or device.
+        DataError: A part has no images, or a class is empty, or unknown to the label map; or a link gives one folder
+            two classes, or a name like an image's is a FIFO, socket or device.
     """
-    train_root, val_root = root / "train", root if split == "all" else root / split
-    train_names = class_folders(train_root) if split != "all" else []
-    val_names = class_folders(val_root)
-    if val_split > 0 and split in ("train", "val"):
-        if class_folders(root / "val"):
-            raise ConfigError(
-                f"DATA.VAL_SPLIT is {val_split}, but {root / 'val'} has images to validate on. Set it to 0 to use them."
-            )
-        found = train_root if train_names else root
-        return _open_undivided(found, split, val_split, seed, runs, classes, extensions)
-    if not val_names or (need_train and not train_names):
-        raise DataError(_nothing_here(root, split))
-
-    origin = GIVEN
+    first, origin = root / parts[0], GIVEN
     if classes is None:
-        classes, origin = (train_names, str(train_root)) if train_names else (val_names, str(val_root))
-    train = _scan(train_root, train_names, extensions, classes, origin) if need_train else None
-    val = _scan(val_root, val_names, extensions, classes, origin, may_be_empty=True)
-    if not len(val.labels):
-        raise DataError(f"{val_root}: its class folders hold no images. {_LAYOUTS}.")
-    return Sets(list(classes), train, val)
-
-
-def _open_undivided(
-    root: Path,
-    split: str,
-    val_split: float,
-    seed: int,
-    runs: Sequence[Path],
-    classes: Sequence[str] | None,
-    extensions: tuple[str, ...],
-) -> Sets:
-    found = class_folders(root)
-    if not found:
-        raise DataError(_nothing_here(root))
-    classes = list(classes or found)
-    everything = _scan(root, found, extensions, classes)
-    names, labels = everything.names, everything.labels
-    parts = hold_out(names, labels, fraction=val_split, seed=seed, runs=runs)
-    train, val = (
-        FolderImages(root, (names[index] for index in part), labels[part]) for part in (parts.train, parts.val)
-    )
-    record = split_record(names, val_split, parts)
-    return Sets(classes, train, train if split == "train" else val, parts.notes, record)
+        classes, origin = class_folders(first), str(first)
+    sources: dict[str, Source] = {}
+    for part in parts:
+        may_be_empty = not is_complete or part != parts[0]
+        found = _scan(root / part, extensions, classes, origin, may_be_empty=may_be_empty)
+        if not len(found.labels):
+            raise DataError(
+                f"{root / part}: its class folders hold no images, which end in {' '.join(extensions)}. Expected "
+                "<class>/ folders with images."
+            )
+        sources[part] = found
+    return Opened(list(classes), sources)
 
 
 def class_folders(root: Path) -> list[str]:
     """Return the sorted names of the visible folders in a folder; none where there is no such folder."""
-    return sorted(entry.name for entry in _list(root, missing_ok=True) if _is_folder(entry))
-
-
-def _list(folder: Path, *, missing_ok: bool = False) -> list[os.DirEntry[str]]:
-    """Return the visible entries of a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-    except (OSError, ValueError) as error:
-        if missing_ok and isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return []
-        raise DataError(f"{folder}: cannot be listed: {error}. Check its permissions.") from None
+    return sorted(entry.name for entry in list_folder(root, missing_ok=True) if _is_folder(entry))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -119,15 +84,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _scan(
-    root: Path,
-    folders: Sequence[str],
-    extensions: tuple[str, ...],
-    classes: Sequence[str],
-    origin: str = GIVEN,
-    *,
-    may_be_empty: bool = False,
+    root: Path, extensions: tuple[str, ...], classes: Sequence[str], origin: str, *, may_be_empty: bool
 ) -> FolderImages:
     """Find the images of class folders, sorted within each, and label them by the folders' names."""
+    folders = class_folders(root)
     counts: list[int] = []
     # What must not be entered again: the folder itself and those that hold it, to begin with.
     real = Path(os.path.realpath(root))
@@ -159,7 +119,7 @@ def _images_below(root: Path, class_name: str, extensions: tuple[str, ...], ente
     waiting = [(False, class_name)]  # a heap: links come last, so that what is no link keeps its own path
     while waiting:
         _, folder = heappop(waiting)
-        for entry in _list(root / folder) if _enter(root, folder, entered) else ():
+        for entry in list_folder(root / folder) if _enter(root, folder, entered) else ():
             path = f"{folder}{os.sep}{entry.name}"
             if _is_folder(entry):
                 heappush(waiting, (entry.is_symlink(), path))
@@ -190,23 +150,6 @@ def _refuse_irregular(entry: os.DirEntry[str]) -> None:
     raise DataError(f"{entry.path}: is {kind}, not an image. Remove it, or what links to it.")
 
 
-def _nothing_here(root: Path, split: str = "val") -> str:
-    """Say what is at a path that holds none of the layouts, or not this part."""
-    if not os.path.isdir(root):
-        return f"DATA.DATA_PATH {root} {describe_folder(root)}. {_LAYOUTS}."
-    if split != "val":
-        return (
-            f"{root}: has no part {split!r}: {describe_folder(root)}. Name a part that is there, or all for <class>/."
-        )
-    folders, files = class_folders(root), _files(root)
-    hint = ""
-    if "train.zip" in files or "val.zip" in files:
-        hint = " For the zips set DATA.ZIP_MODE True (or pass --zip)."
-    elif folders and not {"train", "val"} & set(folders):
-        hint = " If these folders are the classes, set DATA.VAL_SPLIT, to 0.1 for example."
-    return f"{root}: {describe_folder(root)}. {_LAYOUTS}.{hint}"
-
-
 def describe_folder(root: Path) -> str:
     """Say which folders and files are at a path."""
     if not os.path.isdir(root):
@@ -216,7 +159,7 @@ def describe_folder(root: Path) -> str:
 
 
 def _files(root: Path) -> list[str]:
-    return sorted(entry.name for entry in _list(root) if not _is_folder(entry))
+    return sorted(entry.name for entry in list_folder(root) if not _is_folder(entry))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -54,11 +54,11 @@ def name_numbers(
 ) -> list[str]:
     """Name the classes of numbered images, and check that all splits agree with that.
 
-    They are called after the top folders of the training images, or without these those evaluated, where labels and
-    folders correspond; else after their numbers.
+    They are called after the top folders of the first table's images, where labels and folders correspond; else after
+    their numbers.
 
     Args:
-        tables: Numbered images by split.
+        tables: Numbered images by part.
         files: Where each was read.
         classes: A label map to use instead.
 
@@ -67,7 +67,7 @@ def name_numbers(
     """
     origin = GIVEN
     if classes is None:
-        first = "train" if "train" in tables else next(iter(tables))
+        first = next(iter(tables))
         origin = str(files[first])
         classes = _folder_names(*tables[first], origin)
     for split, table in tables.items():
@@ -109,11 +109,3 @@ def _check_numbers(names: Names, labels: np.ndarray, file: Path, classes: Sequen
                 f"{file}: folder {folder!r} has label {label}, which is {classes[label]!r} in {origin}. Renumber the "
                 "map's labels as that one does."
             )
-
-
-def tables_to_read(
-    files: Mapping[str, Path], need_train: bool, classes: Sequence[str] | None, split: str
-) -> dict[str, Path]:
-    """Return the files of `split`, and of train to train on it or, if it is there, to name the classes after."""
-    is_wanted = need_train or (classes is None and "train" in files and files["train"].exists())
-    return {name: file for name, file in files.items() if name == split or is_wanted}

@@ -1,8 +1,9 @@
-"""Files that list images, read so that no content, encoding or length of theirs does harm."""
+"""Folders, and files that list images, read so that no content, encoding or length of theirs does harm."""
 
 import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +13,31 @@ from swin.files import open_regular
 
 _MAX_LINE = 1 << 20  # characters
 _MAX_DIGITS = 18  # of a label in int64
+
+
+def list_folder(folder: Path, *, missing_ok: bool = False) -> list[os.DirEntry[str]]:
+    """Return the visible entries of a folder.
+
+    Args:
+        folder: Its path.
+        missing_ok: Whether none are returned where there is no such folder.
+
+    Raises:
+        DataError: It cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except (OSError, ValueError) as error:
+        if missing_ok and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return []
+        raise DataError(f"{folder}: cannot be listed: {error}. Check its permissions.") from None
+
+
+def find_stems(folder: Path, endings: Sequence[str]) -> list[str]:
+    """Return the sorted names of the entries of a folder that end so, without these endings."""
+    names = [entry.name for entry in list_folder(folder, missing_ok=True)]
+    return sorted({name.removesuffix(end) for name in names for end in endings if name.endswith(end)})
 
 
 def read_lines(file: Path, *, newline: str | None = None) -> Iterator[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from data.labels import relabel
-from data.listings import read_json
-from data.sources import Names, OpenFiles, Sets
+from data.listings import list_folder, read_json
+from data.sources import Names, Opened, OpenFiles, Source
 from swin.errors import DataError, printable
 from swin.files import MAX_FILE_BYTES, open_regular
 
@@ -66,15 +66,16 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:06d}.tar"
 
 
-def is_packed(root: Path, split: str = "val") -> bool:
-    """Tell whether a folder holds a packed data set with this part."""
-    return os.path.lexists(root / CLASSES_FILE) and os.path.lexists(root / split / INDEX_FILE)
+def find_shards(root: Path) -> list[str]:
+    """Return the parts of a packed data set; none where a folder holds no such."""
+    if not os.path.lexists(root / CLASSES_FILE):
+        return []
+    names = (entry.name for entry in list_folder(root, missing_ok=True))
+    return sorted(name for name in names if os.path.lexists(root / name / INDEX_FILE))
 
 
-def open_shards(
-    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
-) -> Sets:
-    """Open a packed data set; see `data.build.open_sets`. Labels are brought to a given label map by name.
+def open_shards(root: Path, parts: Sequence[str], classes: Sequence[str] | None = None) -> Opened:
+    """Open parts of a packed data set. Labels are brought to a given label map by name.
 
     Raises:
         DataError: Files are missing or unfit, or classes are unknown to the label map.
@@ -85,11 +86,12 @@ def open_shards(
             raise ValueError("it is no list of names")
     except (OSError, ValueError) as error:
         raise DataError(f"{root / CLASSES_FILE}: cannot be read: {error}. Pack again.") from None
-    train = ShardImages(root / "train") if need_train else None
-    val = ShardImages(root / split)
-    for source in filter(None, (train, val)):
+    sources: dict[str, Source] = {}
+    for part in parts:
+        source = ShardImages(root / part)
         if source.labels.max() >= len(packed):
             raise DataError(f"{source.root}: has more classes than the {len(packed)} of {CLASSES_FILE}. Pack again.")
         if classes is not None:
             source.labels = relabel(source.labels, packed, classes, where=source.root)
-    return Sets(list(packed if classes is None else classes), train, val)
+        sources[part] = source
+    return Opened(list(packed if classes is None else classes), sources)

@@ -1,12 +1,12 @@
-"""Where labelled images come from: files of a folder, or arrays; and the two splits of a data set."""
+"""Where labelled images come from: files of a folder, or arrays; and the parts of a data set."""
 
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from swin.files import open_regular, read_file
 from swin.images import Content
 
 _MAX_OPEN = 128  # files that a process keeps open of a source
-_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,11 @@ class Names(Sequence[str]):
 class Source(Protocol):
     """Labelled images by index."""
 
-    labels: np.ndarray  # int64 (number of images,)
+    labels: np.ndarray  # int64 (N,); or uint8 (N, K), 1 for each of an image's labels, where it may have several
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What each image is called within its part: by these a held-out part is saved."""
 
     def name(self, index: int) -> str:
         """Return what logs, lists and errors call an image: one printable line."""
@@ -125,9 +128,51 @@ class ArrayImages:
         return self.images[index]
 
 
+class Subset:
+    """Some images of a source.
+
+    Args:
+        source: The whole.
+        indices: int64, of the images in the order to take them.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self.source = source
+        self.indices = indices
+        self.labels = source.labels[indices]
+        self.names = Names.of(source.names[index] for index in indices.tolist())
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+    def read(self, index: int) -> Content:
+        return self.source.read(int(self.indices[index]))
+
+
+def count_labels(labels: np.ndarray, num_classes: int) -> list[int]:
+    """Return how many images have each label.
+
+    Args:
+        labels: int64 (N,), or uint8 (N, num_classes) of 0 and 1.
+    """
+    counts: np.ndarray = (
+        np.bincount(labels, minlength=num_classes) if labels.ndim == 1 else labels.sum(0, dtype=np.int64)
+    )
+    return counts.tolist()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Parts of a data set as a layout holds them, under one label map: label i means classes[i]."""
+
+    classes: list[str]
+    sources: dict[str, Source]  # by the parts' own names, as "Training"; "" for one that has no parts
+    groups: dict[str, Sequence[str]] = field(default_factory=dict)  # of each image of a part, where the layout has them
+
+
 @dataclass(frozen=True)
 class Sets:
-    """The two splits of a data set under one label map: label i means classes[i].
+    """The splits of a data set under one label map: label i means classes[i].
 
     Raises:
         DataError: There is nothing to train on, or a class has a name that could not be printed, logged or saved.
@@ -138,6 +183,7 @@ class Sets:
     val: Source  # or whichever part was asked for
     notes: tuple[str, ...] = ()  # what a user should be told
     split: dict[str, Any] | None = None  # where a part was held out, what a run saves of that
+    test: Source | None = None  # a third part, kept apart until the end of a training
 
     def __post_init__(self) -> None:
         if self.train is not None and not len(self.train.labels):
@@ -145,10 +191,3 @@ class Sets:
         for name in self.classes:
             if printable(name) != name:
                 raise DataError(f"class {name[:80]!r}: its name is not UTF-8, or holds a control character. Rename it.")
-
-
-def choose_part(parts: Mapping[str, _Part], split: str, where: str | Path) -> _Part:
-    """Return a part of a data set whose parts have fixed names; raise a DataError for another name."""
-    if split not in parts:
-        raise DataError(f"{where}: has no part {split!r}. Choose from {', '.join(parts)}.")
-    return parts[split]

@@ -1,7 +1,9 @@
-"""Holding out a part of a data set: stratified, seeded, and saved by the run."""
+"""Holding out a part of a data set, or a fold: stratified, in whole groups, seeded, and saved by the run."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,10 +11,12 @@ import numpy as np
 
 from data.listings import read_json
 from data.samplers import seeded_random
+from data.sources import count_labels
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 
 SPLIT_FILE = "split.json"
+_NUM_DRAWS = 100  # of whole groups, of which the evenest counts
 
 
 class Split(NamedTuple):
@@ -47,35 +51,148 @@ def stratified_split(labels: np.ndarray, *, num_val: int, seed: int) -> Split:
     return Split(np.flatnonzero(~is_val), np.flatnonzero(is_val))
 
 
+@dataclass(frozen=True)
+class Rule:
+    """What is held out: a fraction, or one of so many folds."""
+
+    fraction: float = 0.0  # above 0 and below 1; 0 for folds
+    folds: int = 0
+    fold: int = 0  # from 0
+    seed: int = 0  # decides which images
+
+    def __bool__(self) -> bool:
+        return self.fraction > 0 or self.folds > 0
+
+    def __str__(self) -> str:
+        return f"DATA.FOLDS {self.folds} and FOLD {self.fold}" if self.folds else f"DATA.VAL_SPLIT {self.fraction}"
+
+
 def hold_out(
-    names: Sequence[str], labels: np.ndarray, *, fraction: float, seed: int, runs: Sequence[Path] = ()
+    names: Sequence[str],
+    labels: np.ndarray,
+    rule: Rule,
+    *,
+    groups: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
+    runs: Sequence[Path] = (),
 ) -> Split:
-    """Hold out a fraction, or what a run has saved, so that a resume or evaluation uses the same images.
+    """Hold out a part, or what a run has saved, so that a resume or evaluation uses the same images.
 
     Args:
-        names, labels: Of all files; labels int64.
-        fraction: Part held out, above 0 and below 1.
-        seed: Decides which.
+        names: Of all images.
+        labels: int64 (N,), of which each class is divided in the same proportion; or uint8 (N, K) of several labels an
+            image, by which nothing is balanced.
+        rule: What to hold out.
+        groups: The group of each image, of which each stays whole.
+        classes: The names of the classes, for messages.
         runs: Folders of runs, of which the first with a saved split decides.
 
     Raises:
-        ConfigError: The saved split has another fraction.
-        DataError: Files of the saved split are gone, or it cannot be read, or nothing can be held out.
+        ConfigError: The saved split was made by another rule.
+        DataError: Images of the saved split are gone, or it cannot be read, or nothing can be held out.
     """
-    if saved := next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None):
-        return _read_split(saved, names, fraction)
-    split = stratified_split(labels, num_val=round(fraction * len(labels)), seed=seed)
-    if not len(split.val):
+    names = tell_apart(names)
+    if saved := saved_split(runs):
+        return _read_split(saved, names, rule)
+    codes = None if groups is None else np.unique(list(groups), return_inverse=True)[1].astype(np.int64)
+    if codes is not None and codes.max(initial=0) + 1 < max(rule.folds, 2):
         raise DataError(
-            f"DATA.VAL_SPLIT is {fraction}, but no class has the two images it takes to train on one and hold out one."
+            f"{rule}: the images are of {codes.max(initial=-1) + 1} groups by DATA.GROUP_BY, and a group stays whole. "
+            f"At least {max(rule.folds, 2)} are needed."
         )
+    if rule.folds:
+        _check_folds(labels, rule, classes)
+        return _one_fold(labels, codes, rule)
+    if codes is not None:
+        return _split_groups(labels, codes, rule)
+    if labels.ndim == 2:
+        order = seeded_random(rule.seed, 0).permutation(len(labels))
+        num_val = min(max(round(rule.fraction * len(labels)), 1), len(labels) - 1)
+        return Split(np.sort(order[num_val:]), np.sort(order[:num_val]))
+    split = stratified_split(labels, num_val=round(rule.fraction * len(labels)), seed=rule.seed)
+    if not len(split.val):
+        raise DataError(f"{rule}: no class has the two images it takes to train on one and hold out one.")
     return split
 
 
-def is_split_of(run: Path, root: Path) -> bool:
+def _check_folds(labels: np.ndarray, rule: Rule, classes: Sequence[str]) -> None:
+    if labels.ndim == 2:
+        if len(labels) < rule.folds:
+            raise DataError(f"{rule}: there are only {len(labels)} images. Lower FOLDS.")
+        return
+    counts = np.bincount(labels)
+    present = np.flatnonzero(counts)
+    label = int(present[np.argmin(counts[present])])
+    if counts[label] < rule.folds:
+        name = repr(classes[label]) if classes else label
+        raise DataError(
+            f"{rule}: class {name} has {counts[label]} images, and each fold needs one of it. Lower FOLDS to at most "
+            f"{counts[label]}, or add images."
+        )
+
+
+def _one_fold(labels: np.ndarray, groups: np.ndarray | None, rule: Rule) -> Split:
+    """Return scikit-learn's folds, shuffled by the seed: stratified by class where an image has one label."""
+    from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold  # takes a second
+
+    options = {"n_splits": rule.folds, "shuffle": True, "random_state": rule.seed % 2**32}
+    if labels.ndim == 1:
+        kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+        parts = list(kind(**options).split(np.zeros(len(labels)), labels, groups))
+        train, val = parts[rule.fold]
+        return Split(np.sort(train), np.sort(val))
+    units = np.arange(len(labels)) if groups is None else groups
+    chosen = list(KFold(**options).split(np.arange(units.max() + 1)))[rule.fold][1]
+    is_val = np.isin(units, chosen)
+    return Split(np.flatnonzero(~is_val), np.flatnonzero(is_val))
+
+
+def _split_groups(labels: np.ndarray, groups: np.ndarray, rule: Rule) -> Split:
+    """Hold out whole groups: of scikit-learn's random choices the one in which each class is divided most evenly."""
+    from sklearn.model_selection import GroupShuffleSplit  # takes a second
+
+    num_classes = int(labels.max(initial=0)) + 1 if labels.ndim == 1 else labels.shape[1]
+    wanted = np.array(count_labels(labels, num_classes))
+    draws = GroupShuffleSplit(_NUM_DRAWS, test_size=rule.fraction, random_state=rule.seed % 2**32)
+
+    def unevenness(parts: tuple[np.ndarray, np.ndarray]) -> tuple[int, float]:
+        held = np.array(count_labels(labels[parts[1]], num_classes))
+        untrained = int(((held == wanted) & (wanted > 0)).sum())
+        return untrained, float(np.abs(held - rule.fraction * wanted).sum())
+
+    try:
+        train, val = min(draws.split(labels, groups=groups), key=unevenness)
+    except ValueError:  # the share of so few groups is none of them, or all
+        raise DataError(
+            f"{rule}: of {groups.max() + 1} groups by DATA.GROUP_BY that is none, or all. Choose another share."
+        ) from None
+    return Split(np.sort(train), np.sort(val))
+
+
+def saved_split(runs: Sequence[Path]) -> Path | None:
+    """Return the file of the first of these runs that has saved a split."""
+    return next((run / SPLIT_FILE for run in runs if (run / SPLIT_FILE).exists()), None)
+
+
+def tell_apart(names: Sequence[str]) -> list[str]:
+    """Return the names, those that were there before with their number, as a.png#2."""
+    count: Counter[str] = Counter()
+    told = []
+    for name in names:
+        count[name] += 1
+        told.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return told
+
+
+def is_split_of(run: Path, root: Path, read_names: Callable[[], Sequence[str]]) -> bool:
     """Tell whether a run has saved a split of the images in a folder, rather than of other data with such names.
 
     It has if its config names the folder, or if the folder has just the images of the split, as where both were moved.
+
+    Args:
+        run: The run's folder.
+        root: The data set.
+        read_names: Returns the names of the images there that a part would be held out of.
     """
     try:
         content = read_json(run / SPLIT_FILE)
@@ -83,32 +200,29 @@ def is_split_of(run: Path, root: Path) -> bool:
         own = load_config(run / "config.yaml").DATA.DATA_PATH
     except (OSError, ValueError, KeyError, TypeError, ConfigError):
         return False
-    if os.path.realpath(own) == os.path.realpath(root):
-        return True
-    if (root / "val").is_dir():
-        return False  # these need no split
-    folder = root / "train" if (root / "train").is_dir() else root
-    return names == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return os.path.realpath(own) == os.path.realpath(root) or names == set(tell_apart(read_names()))
 
 
-def split_record(names: Sequence[str], fraction: float, split: Split) -> dict[str, Any]:
+def split_record(names: Sequence[str], rule: Rule, split: Split) -> dict[str, Any]:
     """Return what SPLIT_FILE holds of a split."""
+    names = tell_apart(names)
     train, val = ([names[index] for index in part] for part in (split.train, split.val))
-    return {"val_split": fraction, "train": train, "val": val}
+    folds = {"folds": rule.folds, "fold": rule.fold} if rule.folds else {}
+    return {"val_split": rule.fraction, **folds, "train": train, "val": val}
 
 
-def _read_split(file: Path, names: Sequence[str], fraction: float) -> Split:
+def _read_split(file: Path, names: Sequence[str], rule: Rule) -> Split:
     try:
         content = read_json(file)
-        saved_fraction, parts = content["val_split"], (content["train"], content["val"])
+        parts = (content["train"], content["val"])
+        made = Rule(content["val_split"], content.get("folds", 0), content.get("fold", 0), rule.seed)
         if len({*parts[0], *parts[1]}) != len(parts[0]) + len(parts[1]):
             raise ValueError("it has an image twice")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file}: is not a saved split ({error!r}). Remove it to split anew.") from None
-    if saved_fraction != fraction:
+    if made != rule:
         raise ConfigError(
-            f"DATA.VAL_SPLIT is {fraction}, but {file} was made with {saved_fraction}. Set it to {saved_fraction}, or "
-            "start another run with another TAG."
+            f"the config says {rule}, but {file} was made with {made}. Set that, or start another run with another TAG."
         )
     index_of = {name: index for index, name in enumerate(names)}
     gone = [name for part in parts for name in part if name not in index_of]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.labels import GIVEN, Table, check_known, collect_table, name_numbers, relabel, tables_to_read
-from data.listings import as_label, read_lines
-from data.sources import FolderImages, Names, Sets, choose_part
+from data.labels import GIVEN, Table, check_known, collect_table, name_numbers, relabel
+from data.listings import as_label, find_stems, read_lines
+from data.sources import FolderImages, Names, Opened
 from swin.errors import DataError
 from swin.files import open_regular
 
@@ -29,51 +29,49 @@ _PAIR = re.compile(
 )
 _END = re.compile(rb"\s*+\]\s*+\Z")
 _CUB_FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+_CUB_FLAGS = {"train": "1", "test": "0"}  # of each image, in the third of these files
 
 
-def find_tables(root: Path, split: str = "val") -> dict[str, Path]:
-    """Return train.csv or train.tsv of a folder, and the table of `split`, by these names."""
-    files = ((name, root / f"{name}{suffix}") for name in ("train", split) for suffix in _DELIMITERS)
-    return {name: file for name, file in files if os.path.lexists(file)}
+def find_tables(root: Path) -> list[str]:
+    """Return the names of a folder's tables, as train of train.csv or train.tsv."""
+    return find_stems(root, tuple(_DELIMITERS))
 
 
-def open_tables(
-    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
-) -> Sets:
+def open_tables(root: Path, parts: Sequence[str], classes: Sequence[str] | None = None) -> Opened:
     """Open tables of `path,label` lines, paths relative to the folder that holds them.
 
-    Labels are names of classes, sorted to number them; or, where all of train's are, numbers from 0.
+    Labels are names of classes, sorted to number them; or, where all of the first table's are, numbers from 0.
 
     Args:
-        root: Folder with train.csv or .tsv, and val.csv or .tsv; a header line is allowed.
-        need_train, classes, split: See `data.build.open_sets`.
+        root: Folder with the tables; a header line is allowed.
+        parts: Their names, as train of train.csv or train.tsv.
+        classes: A label map to use instead of the first table's.
 
     Raises:
-        DataError: A table is missing, empty or malformed, or has labels unknown to the other or to the label map.
+        DataError: A table is missing, empty or malformed, or has labels unknown to the first or to the label map.
     """
-    found = find_tables(root, split)
-    for name in ("train", split) if need_train else (split,):
-        if name not in found:
-            raise DataError(f"{root}: has a table of images for {', '.join(found)} only. Add {name}.csv.")
-    files = tables_to_read(found, need_train, classes, split)
-    tables = {name: _read_table(file) for name, file in files.items()}
-    first = "train" if "train" in tables else split
-    texts = tables[first][2]
+    files = {part: _table_file(root, part) for part in parts}
+    tables = {part: _read_table(file) for part, file in files.items()}
+    texts = tables[parts[0]][2]
     if all(as_label(text) is not None for text in texts):
-        numbered = {name: _numbered(files[name], *table) for name, table in tables.items()}
-        return _as_sets(root, numbered, name_numbers(numbered, files, classes), need_train, split)
-    origin = GIVEN if classes is not None else str(files[first])
+        numbered = {part: _numbered(files[part], *table) for part, table in tables.items()}
+        return _as_opened(root, numbered, name_numbers(numbered, files, classes))
+    origin = GIVEN if classes is not None else str(files[parts[0]])
     classes = list(classes) if classes is not None else sorted(texts)
     named = {
-        name: (images, relabel(labels, own, classes, where=files[name], origin=origin))
-        for name, (images, labels, own) in tables.items()
+        part: (images, relabel(labels, own, classes, where=files[part], origin=origin))
+        for part, (images, labels, own) in tables.items()
     }
-    return _as_sets(root, named, classes, need_train, split)
+    return _as_opened(root, named, classes)
 
 
-def _as_sets(root: Path, tables: dict[str, Table], classes: list[str], need_train: bool, split: str) -> Sets:
-    train = FolderImages(root, *tables["train"]) if need_train else None
-    return Sets(classes, train, FolderImages(root, *tables[split]))
+def _table_file(root: Path, part: str) -> Path:
+    files = [root / f"{part}{suffix}" for suffix in _DELIMITERS]
+    return next((file for file in files if os.path.lexists(file)), files[0])
+
+
+def _as_opened(root: Path, tables: dict[str, Table], classes: list[str]) -> Opened:
+    return Opened(classes, {part: FolderImages(root, *table) for part, table in tables.items()})
 
 
 def _read_table(file: Path) -> tuple[Names, np.ndarray, list[str]]:
@@ -104,14 +102,13 @@ def _numbered(file: Path, names: Names, labels: np.ndarray, texts: list[str]) ->
     return names, np.array(numbers, dtype=np.int64)[labels]
 
 
-def has_22k_map(root: Path, split: str) -> bool:
-    """Tell whether a folder holds the map file of ImageNet-22K for this part."""
-    return os.path.lexists(root / _MAP_22K.format(split))
+def find_imagenet22k(root: Path) -> list[str]:
+    """Return the parts of which a folder holds the map file of ImageNet-22K."""
+    start, end = _MAP_22K.split("{}")
+    return [stem.removeprefix(start) for stem in find_stems(root, (end,)) if stem.startswith(start)]
 
 
-def open_imagenet22k(
-    root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val"
-) -> Sets:
+def open_imagenet22k(root: Path, parts: Sequence[str], classes: Sequence[str] | None = None) -> Opened:
     """Open ImageNet-22K by the official repository's map files, ILSVRC2011fall_whole_map_{train,val}.txt.
 
     They are JSON lists of [path, label] pairs, or lines of path, tab and label; paths are relative to `root`.
@@ -119,10 +116,9 @@ def open_imagenet22k(
     Raises:
         DataError: A file is missing or malformed, or the labels contradict each other.
     """
-    files = {name: root / _MAP_22K.format(name) for name in ("train", split)}
-    files = tables_to_read(files, need_train, classes, split)
-    tables = {name: _read_pairs(file) for name, file in files.items()}
-    return _as_sets(root, tables, name_numbers(tables, files, classes), need_train, split)
+    files = {part: root / _MAP_22K.format(part) for part in parts}
+    tables = {part: _read_pairs(file) for part, file in files.items()}
+    return _as_opened(root, tables, name_numbers(tables, files, classes))
 
 
 def _read_pairs(file: Path) -> Table:
@@ -168,13 +164,13 @@ def _line_pairs(file: Path) -> Iterator[tuple[int, str, str]]:
         yield number, path, label.strip("[] ").partition(",")[0]  # of several labels the first
 
 
-def is_cub(root: Path) -> bool:
-    """Tell whether a folder has the layout of CUB-200-2011."""
-    return all(os.path.lexists(root / name) for name in _CUB_FILES)
+def find_cub(root: Path) -> list[str]:
+    """Return the parts of CUB-200-2011; none where a folder does not have its layout."""
+    return list(_CUB_FLAGS) if all(os.path.lexists(root / name) for name in _CUB_FILES) else []
 
 
-def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | None = None, split: str = "val") -> Sets:
-    """Open CUB-200-2011 as it is distributed; its test images are the validation split.
+def open_cub(root: Path, parts: Sequence[str], classes: Sequence[str] | None = None) -> Opened:
+    """Open CUB-200-2011 as it is distributed.
 
     Raises:
         DataError: Its files contradict each other, or its classes are unknown to the label map.
@@ -193,8 +189,7 @@ def open_cub(root: Path, *, need_train: bool = True, classes: Sequence[str] | No
         chosen = np.array([label_of[names[labels[key]]] for key in keys], dtype=np.int64)
         return FolderImages(root / "images", (images[key] for key in keys), chosen)
 
-    evaluated = choose_part({"val": "0", "test": "0", "train": "1"}, split, root)
-    return Sets(classes, select("1") if need_train else None, select(evaluated))
+    return Opened(classes, {part: select(_CUB_FLAGS[part]) for part in parts})
 
 
 def _read_numbered(file: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """One micro-batch of one process."""
 
     images: Tensor  # uint8 (b, C, H, W), a view of memory in the order (b, H, W, C)
-    labels: Tensor  # int64 (b,)
+    labels: Tensor  # int64 (b,), or uint8 (b, K) where an image may have several of K labels
     rectangles: Tensor  # int64 (n, 6), what to erase: the image's number in the batch, then a `data.erasing.Rectangle`
     failures: list[str]  # why images were skipped and replaced
     rows: list[int]  # which of the update's samples these are, ascending; empty for a placeholder

@@ -24,7 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.build import open_sets
-from data.sources import Sets, Source
+from data.sources import Sets, Source, count_labels
+from data.twins import find_twins
 from swin.engine.plan import select_extremes
 from swin.errors import ConfigError, DataError, printable
 from swin.images import MODES, as_file, encode, open_input, to_image
@@ -32,6 +33,7 @@ from tools.arguments import data_parser, load_data_config
 
 _worker: dict[str, Source] = {}  # of a worker: its source, too large to be sent with each task
 _ORIENTATION = 0x0112  # EXIF tag
+_PARTS = ("train", "val", "test")
 _USUAL_MODES = ("", "RGB", "L")
 _SHOWN, _THUMBNAILS, _THUMBNAIL_PX = 10, 300, 128
 _PERCENTILES = (0, 5, 50, 95, 100)
@@ -69,19 +71,23 @@ def check(sets: Sets, *, channels: int = 3, workers: int = 1) -> tuple[list[Find
     Returns:
         What was found, errors first, and a summary: classes, counts and sizes by split.
     """
-    sources: dict[str, Source] = {"train": sets.train, "val": sets.val} if sets.train else {"val": sets.val}
+    sources = {part: source for part in _PARTS if (source := getattr(sets, part)) is not None}
     facts = {split: _read_all(source, split, channels, workers) for split, source in sources.items()}
     findings: list[Finding] = []
     summary: dict[str, Any] = {"classes": len(sets.classes)}
     for split, source in sources.items():
-        counts = np.bincount(source.labels, minlength=len(sets.classes)).tolist()
+        counts = count_labels(source.labels, len(sets.classes))
         class_counts = dict(zip(sets.classes, counts, strict=True))
         findings += _findings_of(split, source, facts[split])
         empty = [name for name, count in class_counts.items() if not count]
         findings.append(Finding("empty classes", False, f"{split}: no image of them", empty))
         summary[split] = _summary(facts[split], class_counts)
     if sets.train:
-        findings += _shared(sets.classes, sets.train, sets.val, facts)
+        for split in sources.keys() - {"train"}:
+            findings += _shared(sets.classes, sets.train, split, sources[split], facts)
+        findings += [
+            Finding("twin classes", False, message, sets.classes) for message in find_twins(sets.train, sets.classes)
+        ]
     return sorted((each for each in findings if each.images), key=lambda each: not each.is_error), summary
 
 
@@ -130,17 +136,21 @@ def _findings_of(split: str, source: Source, facts: Sequence[Facts]) -> Iterator
     same: dict[bool, list[int]] = {False: [], True: []}  # by whether their labels differ
     for group in by_digest.values():
         if len(group) > 1:
-            same[len(set(source.labels[group])) > 1] += group
+            same[len(np.unique(source.labels[group], axis=0)) > 1] += group
     yield find("duplicates", False, "the same file several times in a class", same[False])
     yield find("contradicting", True, "the same file in several classes", same[True])
 
 
-def _shared(classes: Sequence[str], train: Source, val: Source, facts: dict[str, list[Facts]]) -> Iterator[Finding]:
+def _shared(
+    classes: Sequence[str], train: Source, split: str, source: Source, facts: dict[str, list[Facts]]
+) -> Iterator[Finding]:
     in_train = {fact.digest for fact in facts["train"] if not fact.error}
-    shared = [val.name(index) for index, fact in enumerate(facts["val"]) if fact.digest in in_train]
-    yield Finding("in train and val", True, "val: the same file is trained on, so accuracy would be too good", shared)
-    names = [classes[label] for label in np.setdiff1d(val.labels, train.labels)]
-    yield Finding("untrained classes", True, "val has images of classes that train has none of", names)
+    shared = [source.name(index) for index, fact in enumerate(facts[split]) if fact.digest in in_train]
+    why = "the same file is trained on, so accuracy would be too good"
+    yield Finding(f"in train and {split}", True, f"{split}: {why}", shared)
+    trained, counts = (count_labels(each.labels, len(classes)) for each in (train, source))
+    names = [name for name, before, count in zip(classes, trained, counts, strict=True) if count and not before]
+    yield Finding("untrained classes", True, f"{split} has images of classes that train has none of", names)
 
 
 def _summary(facts: Sequence[Facts], class_counts: dict[str, int]) -> dict[str, Any]:
@@ -158,7 +168,7 @@ def _summary(facts: Sequence[Facts], class_counts: dict[str, int]) -> dict[str, 
 def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
     """Return findings and summary in lines."""
     lines = [f"{summary['classes']} classes"]
-    for split in filter(summary.get, ("train", "val")):
+    for split in filter(summary.get, _PARTS):
         counts = list(summary[split]["class_counts"].values())
         widths, heights = summary[split]["width_percentiles"], summary[split]["height_percentiles"]
         lines.append(
@@ -166,7 +176,7 @@ def as_text(findings: Sequence[Finding], summary: dict[str, Any]) -> str:
             f"median {widths[50]:.0f} x {heights[50]:.0f}, from {widths[0]:.0f} x {heights[0]:.0f} "
             f"to {widths[100]:.0f} x {heights[100]:.0f}"
         )
-    lines += _class_lines({split: summary[split]["class_counts"] for split in ("train", "val") if split in summary})
+    lines += _class_lines({split: summary[split]["class_counts"] for split in _PARTS if split in summary})
     for finding in findings:
         kind = "ERROR" if finding.is_error else "note"
         lines.append(f"{kind}: {len(finding.images)} {finding.kind}: {finding.message}")
@@ -190,7 +200,7 @@ def _class_lines(counts: dict[str, dict[str, int]]) -> Iterator[str]:
 
 def as_html(findings: Sequence[Finding], summary: dict[str, Any], sets: Sets | None) -> str:
     """Return a page with a thumbnail of each image concerned, as far as it can be read."""
-    sources = [source for source in (sets.train, sets.val) if source] if sets else []
+    sources = [source for source in (sets.train, sets.val, sets.test) if source] if sets else []
     wanted = {name for finding in findings for name in finding.images[:_THUMBNAILS]}
     found = {
         name: (source, index)

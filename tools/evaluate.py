@@ -81,7 +81,8 @@ def evaluate_one(
     if head is None:
         raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
     classes = weights.classes or imagenet_classes(len(head))
-    data = job.make_data(need_train=False, classes=classes, split=options.split, keep_border=options.crops == 5)
+    asked = {"classes": classes, "origin": f"the classes of {weights.name}", "split": options.split}
+    data = job.make_data(need_train=False, keep_border=options.crops == 5, **asked)
     if data.part == "all" and cfg.DATA.VAL_SPLIT > 0:
         job.logger.warning("all images are evaluated; --split val takes those that the run has held out, if it can")
     if options.crops == 5 and not (cfg.TEST.CROP and max(as_size(cfg.DATA.IMG_SIZE)) > SMALL_IMAGE_PX):

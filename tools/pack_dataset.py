@@ -68,6 +68,8 @@ def pack(source: Source, folder: Path, *, workers: int = 1, **settings: int) -> 
     Raises:
         DataError: An image cannot be read, the folder was packed differently, or what is read back differs.
     """
+    if source.labels.ndim > 1:
+        raise DataError("images with several labels each cannot be packed: train on them as they are.")
     num_images = len(source.labels)
     recipe = Recipe(digest=_digest(source), **settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,7 @@ def _verify_shard(folder: Path, shard: int) -> int:
 def _write_index(source: Source, folder: Path, shards: Sequence[int]) -> None:
     parts = [np.load(_part_file(folder / shard_name(shard)))[:, :2] for shard in shards]
     shard_of = np.repeat(np.arange(len(parts), dtype=np.int64), [len(part) for part in parts])
-    names = Names.of(os.path.basename(source.name(index)) for index in range(len(source.labels)))
+    names = Names.of(source.names)
     index: dict[str, Any] = {
         "labels": source.labels.astype(np.int32),
         "places": np.column_stack([shard_of, np.concatenate(parts)]),
@@ -244,8 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write_json(output / SPLIT_FILE, sets.split, indent=1)
         _write_json(output / CLASSES_FILE, sets.classes, ensure_ascii=False)
         settings = {"short_side_px": options.short_side, "quality": options.quality, "shard_size": options.shard_size}
-        for split, source in (("train", sets.train), ("val", sets.val)):
-            assert source is not None
+        for split, source in (("train", sets.train), ("val", sets.val), ("test", sets.test)):
+            if source is None:  # as there is not always a test part
+                continue
             pack(source, output / split, channels=channels, workers=options.workers, **settings)
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)

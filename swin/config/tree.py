@@ -88,7 +88,9 @@ def dump_config(cfg: Config) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Copy with lists for tuples, so that YAML needs neither tags nor anchors."""
+    """Copy with lists for tuples and plain mappings, so that YAML needs neither tags nor anchors."""
+    if isinstance(value, Mapping):
+        return dict(value)
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

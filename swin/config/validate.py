@@ -90,13 +90,35 @@ def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
         )
     if is_digits and is_zip:
         yield "{DATA.ZIP_MODE}: the data of {DATA.DATASET} are embedded, not packed; set False"
-    if v["DATA.VAL_SPLIT"] > 0 and (is_digits or is_zip):
-        other = "{DATA.DATASET}" if is_digits else "{DATA.ZIP_MODE}"
-        yield f"{{DATA.VAL_SPLIT}}: with {other} the validation part is given; set VAL_SPLIT to 0"
+    yield from _errors_of_the_splits(v)
     for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
         low, high = v[key] or (0.0, 1.0)
         if low > high or (key == "AUG.CUTMIX_MINMAX" and low == high):
             yield f"{{{key}}}: expected [low, high] with the lower value first"
+
+
+def _errors_of_the_splits(v: Mapping[str, Any]) -> Iterator[str]:
+    folds, fold = v["DATA.FOLDS"], v["DATA.FOLD"]
+    if v["DATA.VAL_SPLIT"] > 0 and v["DATA.DATASET"] == "digits":
+        yield "{DATA.VAL_SPLIT}: with {DATA.DATASET} the validation part is given; set VAL_SPLIT to 0"
+    if v["DATA.VAL_SPLIT"] > 0 and folds:
+        yield "{DATA.VAL_SPLIT} and {DATA.FOLDS} both say what is held out: set one of them to 0"
+    if folds == 1:
+        yield "{DATA.FOLDS}: one fold leaves nothing to train on; set 2 or more, or 0 for none"
+    if fold is not None and not folds:
+        yield "{DATA.FOLD} is one of {DATA.FOLDS}: set FOLDS, or leave FOLD out"
+    elif fold is not None and fold >= folds:
+        yield f"{{DATA.FOLD}}: with {{DATA.FOLDS}} expected a number from 0 to {folds - 1}"
+    names = list(v["DATA.SPLITS"].values())
+    if len(set(names)) < len(names):
+        yield "{DATA.SPLITS}: a part can be for one thing only; name another, or leave one out"
+    try:
+        num_groups = re.compile(v["DATA.GROUP_BY"]).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        yield f"{{DATA.GROUP_BY}} is no regular expression ({error}); write one with one group, or the name of a column"
+    else:
+        if num_groups > 1:
+            yield "{DATA.GROUP_BY}: expected one group in parentheses; write (?:...) around what is not the group"
 
 
 def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:

@@ -61,7 +61,8 @@ def run_evaluation(job: Job) -> None:
     if not file:
         raise ConfigError("--eval evaluates a named checkpoint; add --resume FILE.")
     weights = read_weights(file)
-    data = job.make_data(need_train=False, classes=weights.classes, split=None)
+    origin = f"the classes of {weights.name}"
+    data = job.make_data(need_train=False, classes=weights.classes, split=None, origin=origin)
     model = job.make_model(data.classes)
     logger.info(f"evaluating {weights.name} ({flag}): {load_weights(model, weights, strict=True)}")
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part)}

@@ -149,7 +149,7 @@ def test_five_planted_labels_are_among_the_ten_worst_mistakes(tmp_path):
     opts = ["TRAIN.EPOCHS", "12", "TRAIN.WARMUP_EPOCHS", "1", "AUG.MIXUP", "0", "AUG.CUTMIX", "0", "EVAL_FREQ", "12"]
     arguments = ["--cfg", "swin_digits", "--output", str(tmp_path), "--opts", *opts, "REPORT", "False"]
     assert program.main(arguments) == 0
-    test = open_digits().val
+    test = open_digits().sources["test"]
     planted = {f"{index:03}.png" for index in (3, 50, 111, 200, 333)}
     for index in range(360):
         label, name = int(test.labels[index]), f"{index:03}.png"

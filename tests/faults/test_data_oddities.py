@@ -18,19 +18,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.archives import open_zips
 from data.build import open_sets
-from data.folders import open_folders
-from data.shards import open_shards
 from data.sources import Sets
-from data.splits import hold_out
-from data.tables import open_cub, open_imagenet22k, open_tables
+from data.splits import Rule, hold_out
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 from swin.files import read_file
 from swin.images import open_input
 from swin.run_folder import RunFolder
 from tests.conftest import ROOT
+from tests.unit.data_layouts import open_cub, open_folders, open_imagenet22k, open_shards, open_tables, open_zips
 from tests.unit.test_data_folders import make_classes, make_files
 from tools import check_dataset, pack_dataset
 
@@ -510,8 +507,7 @@ def test_classes_of_packed_images_are_a_list_of_names(tmp_path: Path, content: s
 def test_no_saved_split_gives_a_traceback(tmp_path: Path, content: str) -> None:
     (tmp_path / "split.json").write_text(content)
     labels = np.zeros(2, dtype=np.int64)
-    options = {"fraction": 0.5, "seed": 0, "runs": [tmp_path]}
-    refuses(lambda: hold_out(["a", "b"], labels, **options), "split.json")
+    refuses(lambda: hold_out(["a", "b"], labels, Rule(0.5), runs=[tmp_path]), "split.json")
 
 
 def test_part_says_what_it_is_worth_to_several_processes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ STEPS, BATCH, SMOOTHED = 200, 32, 20
 
 def loss_curve(attention: str, *, seed: int = 0) -> np.ndarray:
     """Losses of 200 steps on the digits, averaged over 20 at a time; the seed decides weights and batches."""
-    source = open_digits().train
+    source = open_digits().sources["train"]
     pixels = torch.stack([torch.from_numpy(np.array(source.read(index))) for index in range(len(source.labels))])
     images = F.interpolate((pixels[:, None].float() / 255 - 0.3) / 0.38, scale_factor=4)  # (n, 1, 32, 32)
     labels = torch.from_numpy(source.labels)

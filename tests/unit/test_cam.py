@@ -21,7 +21,7 @@ from tools.cam import What, attention_grids, class_grids, find_label, heat_of, m
 @pytest.fixture
 def files(tmp_path):
     """A folder with two digits, one of them in a folder of its own, which are a 3 and a 0 or so."""
-    val = open_digits().val
+    val = open_digits().sources["test"]
     (tmp_path / "in" / "more").mkdir(parents=True)
     for index, name in enumerate(("a.png", "more/b.png")):
         Image.fromarray(val.read(index)).save(tmp_path / "in" / name)

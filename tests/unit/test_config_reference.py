@@ -31,8 +31,9 @@ def test_help_on_a_key(capsys: pytest.CaptureFixture[str]) -> None:
         "    default: 0.0\n"
         "    allowed: a number in [0, 1)\n"
         "    origin: new\n"
-        "    Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the\n"
-        "    same fraction of every class. 0 expects train/ and val/.\n"
+        "    Fraction of the training images that is held out for validation, where no part is there for that:\n"
+        "    drawn by SEED, the same fraction of every class, and saved with the run. 0 expects a part to\n"
+        "    validate on.\n"
     )
 
 

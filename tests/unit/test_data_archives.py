@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.archives import ZipImages, open_zips, read_map
+from data.archives import ZipImages, read_map
 from swin.errors import DataError
+from tests.unit.data_layouts import open_zips
 
 
 def make_png(grey: int) -> bytes:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.folders import open_folders
 from data.sources import Names
 from data.splits import stratified_split
 from swin.errors import ConfigError, DataError
 from swin.images import open_input
+from tests.unit.data_layouts import open_folders
 
 
 def make_files(root: Path, *names: str) -> Path:
@@ -134,12 +134,16 @@ def test_a_share_is_held_out_of_each_class(tmp_path: Path) -> None:
     assert names_of(open_folders(tmp_path, val_split=0.2, seed=1).val, tmp_path) != names_of(sets.val, tmp_path)
 
 
-def test_a_train_folder_alone_can_be_split_but_not_beside_val(tmp_path: Path) -> None:
+def test_a_train_folder_alone_can_be_split_and_a_val_folder_is_never_hidden(tmp_path: Path) -> None:
     make_classes(tmp_path / "train", ant=4, bee=4)
     assert open_folders(tmp_path, val_split=0.25).classes == ["ant", "bee"]
     make_classes(tmp_path / "val", ant=4, bee=4)
-    with pytest.raises(ConfigError, match=r"VAL_SPLIT is 0\.25, but .*val has images"):
-        open_folders(tmp_path, val_split=0.25)
+    sets = open_folders(tmp_path, val_split=0.25)
+    assert names_of(sets.val, tmp_path / "val") == [
+        f"{name}/{index}.png" for name in ("ant", "bee") for index in range(4)
+    ]
+    assert (len(sets.train.labels), sets.split) == (8, None)
+    assert sets.notes == ("DATA.VAL_SPLIT 0.25 is not used: val/ is there to validate on.",)
 
 
 def test_a_run_remembers_the_split(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_run_remembers_the_split(tmp_path: Path) -> None:
     assert np.array_equal(again.val.labels, first.val.labels)
     assert first.notes == ()
     assert "1 images are newer than the split" in again.notes[0]
-    with pytest.raises(ConfigError, match=r"VAL_SPLIT is 0\.3, but .*split\.json was made with 0\.2"):
+    with pytest.raises(ConfigError, match=r"VAL_SPLIT 0\.3, but .*split\.json was made with DATA.VAL_SPLIT 0\.2"):
         open_folders(data, val_split=0.3, runs=[tmp_path / "other", run])
     (data / saved["val"][0]).unlink()
     with pytest.raises(

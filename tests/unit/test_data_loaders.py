@@ -230,11 +230,12 @@ def test_a_worker_that_dies_is_explained() -> None:
 
 
 def test_digits_are_divided_the_same_way_for_everyone() -> None:
-    sets = open_digits()
-    assert sets.classes == [str(digit) for digit in range(10)]
-    assert (len(sets.train.labels), len(sets.val.labels)) == (1437, 360)
-    assert np.bincount(sets.val.labels).tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
-    train, val = ({half.name(index) for index in range(len(half.labels))} for half in (sets.train, sets.val))
+    opened = open_digits()
+    assert opened.classes == [str(digit) for digit in range(10)]
+    train_set, test_set = (opened.sources[part] for part in ("train", "test"))
+    assert (len(train_set.labels), len(test_set.labels)) == (1437, 360)
+    assert np.bincount(test_set.labels).tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
+    train, val = ({half.name(index) for index in range(len(half.labels))} for half in (train_set, test_set))
     assert not train & val
     assert sorted(val)[:5] == [
         "digits/0000",
@@ -243,7 +244,7 @@ def test_digits_are_divided_the_same_way_for_everyone() -> None:
         "digits/0019",
         "digits/0026",
     ]  # a literal: results are only comparable on one split
-    pixels = sets.train.read(0)
+    pixels = train_set.read(0)
     assert (pixels.dtype, pixels.shape, pixels.min(), pixels.max()) == (np.uint8, (8, 8), 0, 255)
     with pytest.raises(DataError, match="digits, with classes 0 to 9"):
         open_digits(classes=["cat", "dog"])
@@ -257,7 +258,7 @@ def test_digits_are_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     resized = []
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda *arguments: resized.append(0) or resize(*arguments))
-    source = open_digits().train
+    source = open_digits().sources["train"]
     assert all(np.shares_memory(source.read(index), source.images) for index in range(len(source.labels)))
     transform = TrainTransform(
         img_size=32, channels=1, mean=(0.5,), auto_augment=None, color_jitter=0, hflip=0, erase_prob=0

@@ -12,10 +12,10 @@ import torch
 from data import build_data
 from data.loaders import TrainLoader
 from data.sources import FolderImages, Names
-from data.tables import open_cub, open_imagenet22k, open_tables
 from data.transforms import EvalPixels
 from swin.config import load_config
 from swin.errors import DataError
+from tests.unit.data_layouts import open_cub, open_imagenet22k, open_tables
 from tests.unit.test_data_folders import make_files
 
 

@@ -20,7 +20,7 @@ def run(digits_run, folder, *flags):
 @pytest.fixture
 def images(tmp_path):
     """Six digits in folders of their classes."""
-    val = open_digits().val
+    val = open_digits().sources["test"]
     for index in range(6):
         folder = tmp_path / "in" / str(val.labels[index])
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def test_the_digits_of_the_run(digits_run, tmp_path, capsys):
     assert run(digits_run, tmp_path, "--picture", "pca") == 0
     assert "64 numbers for each of 360 images" in capsys.readouterr().out
     content = np.load(tmp_path / "out" / "features.npz")
-    val = open_digits().val
+    val = open_digits().sources["test"]
     assert content["features"].shape == (360, 64)
     assert content["labels"].tolist() == val.labels.tolist()
     assert content["classes"].tolist() == [str(digit) for digit in range(10)]

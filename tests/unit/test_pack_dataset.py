@@ -16,11 +16,12 @@ from tqdm import tqdm
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from data import build_data
-from data.shards import ShardImages, open_shards
+from data.shards import ShardImages
 from data.sources import FolderImages
 from swin.config import load_config
 from swin.errors import DataError
 from swin.images import open_input
+from tests.unit.data_layouts import open_shards
 from tools import pack_dataset
 from tools.pack_dataset import pack
 

@@ -233,7 +233,10 @@ def open_images(opened: Opened) -> Images:
         raise DataError("config.yaml, which would say where the images are, is not there or not usable.")
     runs = [opened.folder, *([opened.run] if opened.run else [])]
     split = str(predictions.about.get("split", "val"))
-    val = build_data(opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split).val
+    origin = "the classes of the evaluation"
+    val = build_data(
+        opened.config, runs=runs, need_train=False, classes=predictions.classes, split=split, origin=origin
+    ).val
     assert val is not None
     resize = build_eval_resize(opened.config)
     places: dict[str, int] = {}

@@ -7,9 +7,10 @@ DATA = {
         Images of one device in one forward pass. The effective batch is this x devices x TRAIN.ACCUMULATION_STEPS: 128
         on 8 devices is 1024, and learning rates scale with it (TRAIN.LR_REFERENCE_BATCH)."""),
     "DATA_PATH": Key("", is_path=True, flag="data-path").means("""
-        Folder of the data set, in any of these layouts: train/ and val/ with one folder a class; one folder of class
-        folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on each line; the shards of
-        tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see ZIP_MODE)."""),
+        Folder of the data set, in any of these layouts: train/ and val/ with one folder a class (see SPLITS for other
+        names); one folder of class folders (see VAL_SPLIT); train.csv and val.csv (or .tsv) with a path and a label on
+        each line; the shards of tools.pack_dataset; CUB-200-2011 as distributed; train.zip and val.zip (see
+        ZIP_MODE)."""),
     "DATASET": Key("imagenet", one_of=("imagenet", "folder", "digits", "imagenet22K")).means("""
         imagenet or folder (the same: DATA_PATH in any layout), digits (scikit-learn's, no download), or imagenet22K
         (DATA_PATH with the official ILSVRC2011fall_whole_map_train.txt and _val.txt: JSON of [path, label])."""),
@@ -19,8 +20,7 @@ DATA = {
     "INTERPOLATION": Key("bicubic", one_of=("bicubic", "bilinear", "nearest", "lanczos", "random")).means("""
         How images are resized; random is bilinear or bicubic by chance in training, and bilinear in evaluation."""),
     "ZIP_MODE": Key(False, flag="zip").means("""
-        Read train.zip and val.zip, each with a `*_map.txt` of `path<TAB>label` lines, instead of folders. Such a set
-        has its own validation part, so VAL_SPLIT must stay 0."""),
+        Read train.zip and val.zip, each with a `*_map.txt` of `path<TAB>label` lines, instead of folders."""),
     "CACHE_MODE": Key("part", one_of=("no", "part", "full"), flag="cache-mode").means("""
         With ZIP_MODE, what each process keeps in memory: no, full (all files, which avoids reads) or part (each of N
         processes keeps 1/N of the files; the order is shuffled over all, so only 1/N of the reads find theirs)."""),
@@ -28,14 +28,22 @@ DATA = {
     "NUM_WORKERS": Key(8, between="[0, 65536]").means("""
         Worker processes that decode images, for each device, and no more than there are CPUs; 0 decodes in the training
         process. The batches are the same."""),
-    "FOLDS": Key(0, between="[0, 1000]", is_new=True).means("""
-        k-fold cross-validation: each image is validated on once, by a run that has trained on the other folds. 0 for
-        none."""),
-    "FOLD": Key(None, "null|int", between="[0, 1000]", is_new=True).means("""
-        Which of the FOLDS a run validates on, counted from 0; null makes all of these runs, one after the other."""),
+    "SPLITS": Key({}, "{str}", one_of=("train", "val", "test"), is_new=True).means("""
+        Which parts are for what, as {train: tr, val: dev, test: hidden}: names of folders, tables, zips or shards, or
+        values of a table's split column. Those left out are found by their usual names in any case: train or training;
+        val, valid, validation or dev; test or testing. The test part is evaluated once, at the end of a training."""),
     "VAL_SPLIT": Key(0.0, between="[0, 1)", is_new=True).means("""
-        Fraction of a single folder of class folders that is held out for validation: drawn by SEED, the same fraction
-        of every class. 0 expects train/ and val/."""),
+        Fraction of the training images that is held out for validation, where no part is there for that: drawn by
+        SEED, the same fraction of every class, and saved with the run. 0 expects a part to validate on."""),
+    "GROUP_BY": Key("", is_new=True).means("""
+        Images of one group, as of a patient or video, are never divided between training and validation: the name of a
+        table's column, or a regular expression with one group that is searched in each image's path, as
+        (patient[0-9]+)/. It counts for VAL_SPLIT and FOLDS; of parts that are given, groups in two are an error."""),
+    "FOLDS": Key(0, between="[0, 1000]", is_new=True).means("""
+        k-fold cross-validation: the training images are divided into so many parts, the same share of every class in
+        each, by SEED. A run trains on all but one and validates on that; see FOLD. 0 for none."""),
+    "FOLD": Key(None, "null|int", "[0, 1000]", is_new=True).means("""
+        With FOLDS, the part to validate on, from 0. null for all, one run after the other."""),
     "MEAN": Key([0.485, 0.456, 0.406], between="(-inf, inf)", is_new=True).means("""
         Mean of each of the MODEL.SWIN.IN_CHANS channels, on a scale from 0 to 1. ImageNet's."""),
     "STD": Key([0.229, 0.224, 0.225], between="(0, inf)", is_new=True).means("""

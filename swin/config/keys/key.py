@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,9 +28,12 @@ class Key:
     """One option of the configuration; its name is the one under which a group lists it."""
 
     default: Any  # its type is that of the option, unless `kind` says more
-    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"
+    kind: str = ""  # types that are allowed: alternatives by "|", lists in brackets, as in "null|[float]"; or "{str}"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
-    one_of: tuple[str, ...] = ()  # texts that are allowed, also in a list; case is ignored, as by the official code
+    one_of: tuple[
+        str, ...
+    ] = ()  # texts that are allowed, also in a list, or as the names in a mapping "{str}"; case is
+    # ignored, as by the official code
     retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
@@ -64,6 +68,8 @@ class Key:
             return self.default
         if self.one_of:
             spelled = {choice.lower(): choice for choice in self.one_of}
+            if isinstance(converted, dict):
+                return {spelled.get(name.lower(), name): item for name, item in converted.items()}
             if isinstance(converted, list):
                 return [spelled.get(item.lower(), item) for item in converted]
             return spelled.get(converted.lower(), converted)
@@ -72,11 +78,15 @@ class Key:
 
     def describe_types(self) -> str:
         """Say the types in words, as in "null or a list of numbers"."""
+        if self.kind == "{str}":
+            return f"a mapping, as {{{self.one_of[0]}: NAME}}"
         options = self.kind.split("|")
         return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
 
     def describe(self) -> str:
         """Say all that is allowed in words, as in "a list of numbers in (0, 1], 2 values"."""
+        if self.kind == "{str}":
+            return f"a mapping of any of {', '.join(self.one_of)} to names"
         if self.one_of:
             return f"{'a list of any' if '[' in self.kind else 'one'} of {', '.join(self.one_of)}"
         if self.expected or self.is_folder:
@@ -91,7 +101,7 @@ class Key:
     def refuse(self, value: Any) -> str:
         """Say what was expected instead of a value of the key's type; nothing when it is allowed."""
         is_list = isinstance(value, (list, tuple))
-        items = value if is_list else [value]
+        items = [*value, *value.values()] if isinstance(value, dict) else value if is_list else [value]
         if found := next(filter(None, (UNPRINTABLE.search(item) for item in items if isinstance(item, str))), None):
             return f"text without the character {found[0]!r}; leave it out"
         if (self.is_path or self.is_folder) and not _fits_file_systems(value):
@@ -101,7 +111,8 @@ class Key:
             )
         if self.is_folder and {"", ".", ".."}.intersection(value.replace("\\", "/").split("/")):
             return _FOLDER
-        if self.one_of and (others := [item for item in items if item not in self.one_of]):
+        chosen = list(value) if isinstance(value, dict) else items
+        if self.one_of and (others := [item for item in chosen if item not in self.one_of]):
             return f"{self.describe()}{did_you_mean(difflib.get_close_matches(others[0].lower(), self.one_of, n=1))}"
         if self.between and not all(item is None or _is_between(item, self.between) for item in items):
             return f"{'numbers' if is_list else 'a number'} {_describe_interval(self.between, is_list=is_list)}"
@@ -145,6 +156,8 @@ def _convert(value: Any, kind: str) -> Any:
     YAML 1.1 reads 2e-05, which has no point, as text; the official files are full of it.
     """
     is_bool = isinstance(value, bool)
+    if kind == "{str}" and isinstance(value, Mapping):
+        return {_convert(name, "str"): _convert(item, "str") for name, item in value.items()}
     for option in kind.split("|"):
         with suppress(TypeError, ValueError):
             if option[0] == "[" and isinstance(value, (list, tuple)):
