@@ -8,35 +8,19 @@ import numpy as np
 import pytest
 import sklearn.metrics as peer
 
-import main
 from swin.engine.folds import data_order
 from swin.logger import Logger
 from tools.report import report_folder
 
 FOLDS = 3
-OPTIONS = ["--opts", "DATA.VAL_SPLIT", "0.33", "DATA.FOLDS", str(FOLDS), "TRAIN.EPOCHS", "2"]
+OPTIONS = ["--opts", "DATA.FOLDS", str(FOLDS), "TRAIN.EPOCHS", "2"]
 
 
 @pytest.fixture
-def names(runner, tmp_path, monkeypatch):
-    """Gives the runner a folder in folds, of different sizes; returns the images in the order of the data."""
+def names(runner):
+    """Gives the runner class folders without a validation part; returns the images in the order of the data."""
     runner.data /= "train"
-    names = sorted(str(path.relative_to(runner.data)) for path in runner.data.glob("*/*.png"))
-    fold_of = np.random.default_rng(0).integers(0, FOLDS, len(names))
-    original = main.build_data
-
-    def build_data(cfg, **options):
-        split = tmp_path / f"split {cfg.DATA.FOLD}"
-        split.mkdir(exist_ok=True)
-        parts = {"train": fold_of != cfg.DATA.FOLD, "val": fold_of == cfg.DATA.FOLD}
-        record = {
-            part: [name for name, is_in in zip(names, chosen, strict=True) if is_in] for part, chosen in parts.items()
-        }
-        (split / "split.json").write_text(json.dumps({"val_split": 0.33, **record}))
-        return original(cfg, **{**options, "runs": [split]})
-
-    monkeypatch.setattr(main, "build_data", build_data)
-    return names
+    return sorted(str(path.relative_to(runner.data)) for path in runner.data.glob("*/*.png"))
 
 
 def read(path):
@@ -137,3 +121,12 @@ def test_images_come_in_the_order_of_the_data(folds):
             for other, own in zip(rest, parts, strict=True)
         ]
         assert np.concatenate(parts)[data_order(splits)].tolist() == list(range(len(names)))
+
+
+def test_two_processes_make_the_same_folds_together(runner, names):
+    assert runner("one", *OPTIONS, "DATA.BATCH_SIZE", "8") == 0
+    status, output = runner.finish(runner.start("two", *OPTIONS, "DATA.BATCH_SIZE", "4", processes=2), timeout=300)
+    assert status == 0, output
+    one, two = (read(runner.run_dir(tag) / "folds.json") for tag in ("one", "two"))
+    assert [row["images"] for row in one["folds"]] == [row["images"] for row in two["folds"]]
+    assert one["mean"]["loss"] == pytest.approx(two["mean"]["loss"], rel=1e-3)
