@@ -207,7 +207,8 @@ def split_record(names: Sequence[str], rule: Rule, split: Split) -> dict[str, An
     """Return what SPLIT_FILE holds of a split."""
     names = tell_apart(names)
     train, val = ([names[index] for index in part] for part in (split.train, split.val))
-    folds = {"folds": rule.folds, "fold": rule.fold} if rule.folds else {}
+    # The rows of the fold's images among all, by which the tables of the folds are put together.
+    folds = {"folds": rule.folds, "fold": rule.fold, "val_rows": split.val.tolist()} if rule.folds else {}
     return {"val_split": rule.fraction, **folds, "train": train, "val": val}
 
 

@@ -1,11 +1,9 @@
 """k-fold cross-validation in one command: the runs of the folds one after the other, and what they say together."""
 
-import heapq
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,8 @@ from swin.engine.command import record_end
 from swin.engine.evaluate import PREDICTIONS, describe_data
 from swin.engine.run import run_dry, run_training
 from swin.errors import ConfigError, DataError, RunStoppedError
-from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
-from swin.evaluation.predictions import Columns, Predictions
+from swin.evaluation.files import describe_classes, describe_figures, load_table, write_evaluation
+from swin.evaluation.table import Table
 from swin.run_folder import RunFolder
 
 _FIGURES = {
@@ -123,12 +121,12 @@ def write_folds(job: Job, jobs: Sequence[Job]) -> str:
         DataError: a fold's predictions or split.json are missing.
     """
     folder = job.folder.path
-    tables = [Predictions.load(fold.folder.path / PREDICTIONS) for fold in jobs]
-    splits = [_read_split(fold) for fold in jobs]
+    tables = [load_table(fold.folder.path / PREDICTIONS) for fold in jobs]
+    rows = [row for fold, table in zip(jobs, tables, strict=True) for row in _read_rows(fold, len(table))]
     summary = summarize_folds(tables)
     job.folder.write_json("folds", summary)
     about = {**describe_data(job.cfg, "out-of-fold"), "folds": len(jobs)}
-    table = join_tables(tables).take(data_order(splits)).described(**about)
+    table = join_tables(tables).take(np.argsort(rows)).described(**about)
     metrics = write_evaluation(table, folder)
     for line in (describe_folds(summary), describe_classes(metrics), describe_figures(metrics), str(table.count())):
         job.logger.info(line)
@@ -138,18 +136,21 @@ def write_folds(job: Job, jobs: Sequence[Job]) -> str:
     return f"done: {len(jobs)} folds, {shown}"
 
 
-def _read_split(fold: Job) -> dict[str, list[str]]:
+def _read_rows(fold: Job, count: int) -> list[int]:
+    """Return the rows among all images that a fold's `count` images have."""
     file = fold.folder.path / "split.json"
     try:
-        content = json.loads(file.read_bytes())
-        return {"train": content["train"], "val": content["val"]}
+        rows: list[int] = json.loads(file.read_bytes())["val_rows"]
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} images, of which {count} were evaluated")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{file}: is not a saved split ({error!r}). Remove the fold's folder to make it anew."
+            f"{file}: is no split of a fold ({error!r}). Remove the fold's folder to make it anew."
         ) from None
+    return rows
 
 
-def summarize_folds(tables: Sequence[Predictions]) -> dict[str, Any]:
+def summarize_folds(tables: Sequence[Table]) -> dict[str, Any]:
     """Return the figures of each fold, their `mean` and their standard deviation `std` (with folds - 1 below)."""
     rows: list[dict[str, Any]] = []
     for number, table in enumerate(tables):
@@ -164,13 +165,14 @@ def summarize_folds(tables: Sequence[Predictions]) -> dict[str, Any]:
     }
 
 
-def join_tables(tables: Sequence[Predictions]) -> Predictions:
+def join_tables(tables: Sequence[Table]) -> Table:
     """Return one table of the rows of several with the same classes; nothing is said of what it is about."""
+    first = tables[0]
     columns: dict[str, Any] = {}
-    for name in Columns._fields:
+    for name in first.KEYS:
         parts = [getattr(table, name) for table in tables]
         columns[name] = None if any(part is None for part in parts) else np.concatenate(parts)
-    return Predictions(tables[0].classes, [name for table in tables for name in table.names], **columns)
+    return replace(first, names=[name for table in tables for name in table.names], **columns, about={})
 
 
 def describe_folds(summary: Mapping[str, Any]) -> str:
@@ -183,28 +185,3 @@ def describe_folds(summary: Mapping[str, Any]) -> str:
     for name in ("mean", "std"):
         lines.append(f"{name:24}  {'  '.join(f'{summary[name][key]:9.4f}' for key in shown)}")
     return "\n".join(lines)
-
-
-def data_order(splits: Sequence[Mapping[str, Sequence[str]]]) -> np.ndarray:
-    """Return the rows of the folds' tables, one after the other, in the order of the data.
-
-    An image's place is the number of images before it. Those of its own fold are counted in `val`; each other fold is
-    left out of one of the other runs' `train`, and so counted in all but one of these. Two folds are never in one list;
-    these are merged by name, which is the order of the data in folders.
-
-    Args:
-        splits: Of each fold the names of the images in `train` and in `val`, both in the order of the data.
-    """
-    own = [{name: place for place, name in enumerate(split["val"])} for split in splits]
-    starts = np.cumsum([0, *map(len, own)])
-    if len(splits) == 2:
-        names = [name for split in splits for name in split["val"]]
-        rows = (range(start, stop) for start, stop in pairwise(starts))
-        return np.array([*heapq.merge(*rows, key=names.__getitem__)], dtype=np.int64)
-    places, count = np.zeros(starts[-1], dtype=np.int64), len(splits)
-    row_of = {name: start + place for start, fold in zip(starts, own, strict=False) for name, place in fold.items()}
-    for split in splits:
-        for place, name in enumerate(split["train"]):
-            places[row_of[name]] += place
-    within = np.concatenate([np.arange(len(fold)) for fold in own])
-    return np.argsort(within + (places - (count - 1) * within) // (count - 2), kind="stable")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import sklearn.metrics as peer
 
-from swin.engine.folds import data_order
 from swin.logger import Logger
 from tools.report import report_folder
 
@@ -104,23 +103,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(runner, names):
     assert not runner.run_dir("run").exists()
     assert runner("run", "--dry-run", *OPTIONS) == 0
     assert not runner.run_dir("run").exists()
-
-
-@pytest.mark.parametrize("folds", [2, 3, 5, 8])
-def test_images_come_in_the_order_of_the_data(folds):
-    random = np.random.default_rng(folds)
-    names = [f"{index:03}" for index in range(90)]
-    if folds > 2:  # two are merged by name
-        random.shuffle(names)
-    for _ in range(5):
-        fold_of = random.integers(0, folds, len(names))
-        parts = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
-        rest = [np.flatnonzero(fold_of != fold) for fold in range(folds)]
-        splits = [
-            {"train": [names[index] for index in other], "val": [names[index] for index in own]}
-            for other, own in zip(rest, parts, strict=True)
-        ]
-        assert np.concatenate(parts)[data_order(splits)].tolist() == list(range(len(names)))
 
 
 def test_two_processes_make_the_same_folds_together(runner, names):
