@@ -31,6 +31,7 @@ VALUES = {
     "AUG.AUTO_AUGMENT": "none",
     "--cfg": "in1k_100e",
     "--optim": "sgd",
+    "TRAIN.MONITOR": "loss",
 }
 
 
