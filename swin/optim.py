@@ -7,34 +7,47 @@ from torch import Tensor, nn
 
 from swin.config import Config
 from swin.errors import CheckpointError, ConfigError
+from swin.muon import Muon
 
 NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+_NO_MATRICES = ("head.",)  # each row is a class by itself, which orthogonal updates would mix up
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, *, momentum: float | None = None
+) -> list[dict[str, Any]]:
     """Split the trainable parameters into groups with and without weight decay, and by depth where that counts.
 
     Without weight decay are 1-D parameters (norms), biases and the tables of `NO_DECAY_NAMES`. The groups and their
     order are the official ones, so optimizer states of official checkpoints fit: two of them, or with a `layer_decay`
     other than 1 two for each depth, in the order in which the model names them, with their `lr_scale`: a factor
     `layer_decay` for each step of `parameter_depths` below the greatest.
+
+    With a `momentum`, which is that of `swin.muon.Muon`, the matrices are taken out of the groups with weight decay
+    into groups of their own, with what Muon needs; not the head's.
     """
     by_depth, depths = layer_decay != 1.0, parameter_depths(model)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     if not by_depth:
         groups = {
-            (0, False): {"params": [], "weight_decay": weight_decay},
-            (0, True): {"params": [], "weight_decay": 0.0},
+            (0, False, False): {"params": [], "weight_decay": weight_decay},
+            (0, True, False): {"params": [], "weight_decay": 0.0},
         }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim == 1 or name.endswith(".bias") or any(part in name for part in NO_DECAY_NAMES)
+        is_matrix = momentum is not None and not exempt and not name.startswith(_NO_MATRICES)
         depth = depths[name] if by_depth else 0
         new = {"params": [], "weight_decay": 0.0 if exempt else weight_decay}
         if by_depth:
             new["lr_scale"] = layer_decay ** (max(depths.values()) - depth)
-        groups.setdefault((depth, exempt), new)["params"].append(parameter)
+        if is_matrix:
+            new |= {"pieces": [], "momentum": momentum}
+        group = groups.setdefault((depth, exempt, is_matrix), new)
+        group["params"].append(parameter)
+        if is_matrix:
+            group["pieces"].append(3 if name.endswith("qkv.weight") else 1)
     return list(groups.values())
 
 
@@ -66,6 +79,7 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     momentum: float = 0.9,
+    muon_momentum: float = 0.95,
     layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Make a fused optimizer for a model on its device, not wrapped for several processes.
@@ -75,25 +89,28 @@ def make_optimizer(
 
     Args:
         model: What is trained.
-        name: `adamw`, which uses `betas` and `eps`, or `sgd`, with Nesterov's `momentum`.
+        name: `adamw`, which uses `betas` and `eps`; `sgd`, with Nesterov's `momentum`; or `muon`, with `muon_momentum`
+            for matrices, and AdamW's settings for the rest.
         lr: First learning rate.
-        weight_decay: Decoupled for `adamw`, an L2 term for `sgd`.
+        weight_decay: Decoupled for `adamw` and `muon`, an L2 term for `sgd`.
         layer_decay: As for `parameter_groups`.
 
     Raises:
         ConfigError: The name is unknown.
     """
-    groups = parameter_groups(model, weight_decay, layer_decay)
+    groups = parameter_groups(model, weight_decay, layer_decay, momentum=muon_momentum if name == "muon" else None)
     optimizer: torch.optim.Optimizer
     if name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+    elif name == "muon":
+        optimizer = Muon(groups, lr=lr, betas=betas, eps=eps, fused=True)
     elif name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
         if momentum > 0:
             _fill_momentum(optimizer)
             optimizer.register_load_state_dict_post_hook(_fill_momentum)
     else:
-        raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw or sgd.")
+        raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw, sgd or muon.")
     optimizer.register_load_state_dict_pre_hook(_keep_settings)
     return optimizer
 
@@ -109,6 +126,7 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         betas=tuple(options.BETAS),
         eps=options.EPS,
         momentum=options.MOMENTUM,
+        muon_momentum=options.MUON_MOMENTUM,
         layer_decay=cfg.TRAIN.LAYER_DECAY,
     )
 
@@ -160,7 +178,8 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
             f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
             "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
         )
-    if ["betas" in group for group in saved_groups] != ["betas" in group for group in groups]:
+    kinds, saved_kinds = ([("betas" in group, "pieces" in group) for group in each] for each in (groups, saved_groups))
+    if saved_kinds != kinds:
         raise CheckpointError(
             "The saved optimizer state is of another optimizer than TRAIN.OPTIMIZER.NAME. Resume with that one, or "
             "take only the weights with --pretrained."

@@ -46,8 +46,8 @@ def check_content(content: dict[str, Any], path: str | Path) -> None:
 def _check_moments(optimizer: dict[str, Any], path: str | Path) -> None:
     """Refuse an optimizer that would go on from zero moments after updates."""
     for group in optimizer["param_groups"]:
-        adam, momentum = "betas" in group, group.get("momentum", 0.0)
-        needed = {"step", "exp_avg", "exp_avg_sq"} if adam else {"momentum_buffer"} if momentum != 0.0 else set()
+        is_adam, momentum = "betas" in group and "pieces" not in group, group.get("momentum", 0.0)  # pieces: of Muon
+        needed = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"} if momentum != 0.0 else set()
         for key in group["params"]:
             kept = {name for name, value in optimizer["state"].get(key, {}).items() if value is not None}
             if missing := sorted(needed - kept):
@@ -102,7 +102,7 @@ def _is_state_of_parameter(state: Any) -> bool:
 
 
 def _is_moment(name: Any, value: Any) -> bool:
-    """Whether AdamW or SGD keeps such a value of one parameter."""
+    """Whether an optimizer keeps such a value of one parameter."""
     if name == "step":  # a tensor since torch 1.12
         return _is_number(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value, 0, _MAX_COUNT)
     if value is None:
@@ -132,7 +132,7 @@ def _whole(low: int, high: int = _MAX_COUNT) -> tuple[str, Callable[[Any], bool]
 # What is expected of each entry, and whether a value is that.
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("a dict of names and finite tensors", lambda value: _is_weights(value) and len(value) > 0),
-    "optimizer": ("the state of AdamW or SGD", _is_optimizer),
+    "optimizer": ("the state of AdamW, SGD or Muon", _is_optimizer),
     "scaler": ("the state of a gradient scaler, or None", _is_scaler),
     "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
     "epoch": _whole(-1, _MAX_EPOCH),

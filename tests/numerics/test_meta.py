@@ -129,6 +129,8 @@ SETTINGS = {
     "the official recipe": ["TRAIN.CLIP_GRAD", "5.0"],
     "no limit, mixed by pairs": ["TRAIN.CLIP_GRAD", "0.0", "AUG.REMODE", "rand", "AUG.MIXUP_MODE", "pair"],
     "sgd, mixed by images": ["TRAIN.OPTIMIZER.NAME", "sgd", "AUG.MIXUP_MODE", "elem", "AUG.REMODE", "const"],
+    "muon": ["TRAIN.OPTIMIZER.NAME", "muon"],
+    "muon and layer decay": ["TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.LAYER_DECAY", "0.8"],
     "bce": ["TRAIN.LOSS", "bce"],
     "bce and no mixing": ["TRAIN.LOSS", "bce", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0"],
     "class weights": ["TRAIN.CLASS_WEIGHTS", "balanced"],

@@ -88,10 +88,13 @@ TRAIN = {
     "LR_SCHEDULER.GAMMA": Key(0.1, between="(0, 1]").means("multistep: factor that is applied at each of MULTISTEPS."),
     "LR_SCHEDULER.MULTISTEPS": Key([], "[int]", "[1, 1e9]").means("""
         multistep: epochs, counted from the start and increasing, at which GAMMA is applied."""),
-    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd"), flag="optim").means("""
-        adamw, or sgd (with Nesterov momentum)."""),
-    "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("adamw: added to the denominator."),
-    "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("adamw: decay of the two moments."),
+    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd", "muon"), flag="optim").means("""
+        adamw; sgd (with Nesterov momentum); or muon (orthogonalised momentum for the matrices of the blocks, adamw for
+        the rest), which learns far more from scratch on small data sets, at rates of about ten times adamw's."""),
+    "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("adamw and muon: added to the denominator of adamw."),
+    "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("""
+        adamw, and muon where it is that: decay of the two moments."""),
+    "OPTIMIZER.MUON_MOMENTUM": Key(0.95, between="[0, 1)", is_new=True).means("muon: momentum of the matrices."),
     "OPTIMIZER.MOMENTUM": Key(0.9, between="[0, 1)").means("sgd: momentum."),
     "EMA.ENABLE": Key(False, is_new=True).means("""
         Keep an exponential moving average of the weights, which is evaluated and saved beside them."""),
