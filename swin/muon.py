@@ -68,17 +68,17 @@ class Muon(torch.optim.AdamW):
             self.param_groups = groups
 
     def _update_matrices(self, group: dict[str, Any], found_inf: Tensor | None) -> None:
-        by_shape: dict[tuple[int, int, int], list[Tensor]] = defaultdict(list)
+        alike: dict[tuple[torch.Size, int], list[Tensor]] = defaultdict(list)
         for parameter, pieces in zip(group["params"], group["pieces"], strict=True):
             if parameter.grad is not None:
-                shape = (pieces, parameter.shape[0] // pieces, parameter[0].numel())
-                by_shape[shape].append(parameter)
-        for shape, parameters in by_shape.items():  # matrices of one size in one product
+                alike[parameter.shape, pieces].append(parameter)
+        for (shape, pieces), parameters in alike.items():  # their matrices are multiplied at once
+            rows, columns = shape[0] // pieces, shape[1:].numel()
             grads, momenta = [parameter.grad for parameter in parameters], [self._momentum(each) for each in parameters]
             old, grad = torch.stack(momenta), torch.stack(grads)  # type: ignore[arg-type]
             new = old.lerp(grad, 1 - group["momentum"])
-            update = orthogonalise(grad.lerp(new, group["momentum"]).reshape(-1, *shape[1:])).view_as(grad)
-            scale = -group["lr"] * _RMS * max(shape[1:]) ** 0.5
+            update = orthogonalise(grad.lerp(new, group["momentum"]).reshape(-1, rows, columns)).view_as(grad)
+            scale = -group["lr"] * _RMS * max(rows, columns) ** 0.5
             values = torch.stack(parameters)
             changed = (values * (1 - group["lr"] * group["weight_decay"])).add(update, alpha=scale)
             if found_inf is not None:

@@ -35,6 +35,8 @@ SETTINGS = {
     "mixing": [*PLAIN, "AUG.MIXUP", "0.8", "AUG.CUTMIX", "1.0"],
     "freezing": [*PLAIN, "TRAIN.FREEZE", "['patch_embed', 'layers.0']"],
     "checkpointing": [*PLAIN, "TRAIN.USE_CHECKPOINT", "True"],
+    # A large epsilon: what is no matrix gets AdamW, and not the sign of a gradient near 0.
+    "muon": [*PLAIN, "TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.OPTIMIZER.EPS", "1.0"],
     "a skipped update": [*PLAIN, *AVERAGES],
 }
 

@@ -13,7 +13,9 @@ LR, DECAY, MOMENTUM = 0.02, 0.05, 0.95
 
 def small_swin():
     torch.manual_seed(0)
-    return SwinTransformer(embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=4, num_classes=3, img_size=32)
+    options = {"patch_size": 2, "window_size": 4, "num_classes": 3, "img_size": 32}
+    # A patch has as many values as channels: its matrix is as large as others, of another shape.
+    return SwinTransformer(embed_dim=12, depths=(1, 2), num_heads=(1, 2), **options)
 
 
 def backward(model, seed):
