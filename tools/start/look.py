@@ -14,6 +14,7 @@ from data.build import open_sets
 from data.folders import class_folders, describe_folder
 from data.layouts import USUAL
 from data.sources import Sets, Source, Subset, count_labels
+from data.twins import stems_by_class
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 from swin.images import open_input
@@ -181,9 +182,7 @@ def _refuse(root: Path, sets: Sets) -> None:
 def _refuse_masks(root: Path, train: Source, classes: Sequence[str]) -> None:
     """Tell a set for segmentation by its names: masks as a class beside photographs, or beside each image."""
     advice = "that is for segmentation, not for classes: move the masks out of the folder"
-    stems: list[set[str]] = [set() for _ in classes]
-    for index, label in enumerate(train.labels.tolist()):
-        stems[label].add(Path(train.name(index)).stem)
+    stems = stems_by_class(train, classes)
     for name, own in zip(classes, stems, strict=True):
         photos = [
             other for other, names in zip(classes, stems, strict=True) if other.lower() in _PHOTOS and names & own
