@@ -1,6 +1,5 @@
 """`build_data`: from a config to everything about the data."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from data.transforms import build_eval_pixels, build_train_transform
 from data.twins import find_twins
 from swin.batches import Data
 from swin.config import Config
+from swin.cpu import num_cpus
 from swin.errors import ConfigError, DataError
 
 
@@ -97,7 +97,7 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
 def _loader_options(cfg: Config, local_world_size: int) -> dict[str, Any]:
     return {
         "batch_size": cfg.DATA.BATCH_SIZE,
-        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, _num_cpus() // local_world_size)),
+        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, num_cpus() // local_world_size)),
         "pin_memory": cfg.DATA.PIN_MEMORY and _may_use_cuda(cfg),
     }
 
@@ -129,11 +129,6 @@ def _build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoad
 
 def _may_use_cuda(cfg: Config) -> bool:
     return cfg.DEVICE.split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
-
-
-def _num_cpus() -> int:
-    """Return the CPUs this process may run on; more workers than that only take turns."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_sets(

@@ -24,9 +24,7 @@ def find_twins(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
     source = source.source if isinstance(source, Subset) else source
     if len(classes) > _MAX_CLASSES or source.labels.ndim > 1:
         return ()
-    stems: list[set[str]] = [set() for _ in classes]
-    for name, label in zip(source.names, source.labels.tolist(), strict=True):
-        stems[label].add(os.path.splitext(os.path.basename(name))[0])
+    stems = stems_by_class(source, classes)
     return tuple(
         f"classes {classes[one]!r} and {classes[two]!r} have images of the same names: are they photographs and their "
         "masks? Then keep only the photographs, in a folder for each class."
@@ -35,6 +33,14 @@ def find_twins(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
         and len(stems[one] & stems[two]) >= _SHARE * len(stems[one])
         and (_TELLING.search(classes[one]) or _TELLING.search(classes[two]) or not _are_numbered(stems[one]))
     )
+
+
+def stems_by_class(source: Source, classes: Sequence[str]) -> list[set[str]]:
+    """Return what the images of each class are called, without folders and endings; of one label an image."""
+    stems: list[set[str]] = [set() for _ in classes]
+    for name, label in zip(source.names, source.labels.tolist(), strict=True):
+        stems[label].add(os.path.splitext(os.path.basename(name))[0])
+    return stems
 
 
 def _are_numbered(stems: set[str]) -> bool:

@@ -1,6 +1,7 @@
-"""What is only there for speed on a CPU."""
+"""How many CPUs there are to use, and memory that is kept for speed."""
 
 import ctypes
+import os
 import sys
 
 # glibc's M_TRIM_THRESHOLD and M_TOP_PAD, in bytes, and M_MMAP_MAX: blocks of their own would go back when freed.
@@ -18,3 +19,8 @@ def keep_freed_memory() -> None:
         if hasattr(library, "mallopt"):
             for option, value in _MALLOC_OPTIONS:
                 library.mallopt(option, value)
+
+
+def num_cpus() -> int:
+    """Return the CPUs this process may run on; more workers than that only take turns."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

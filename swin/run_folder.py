@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from swin.cpu import num_cpus
 from swin.errors import ConfigError
 from swin.records import encode, make_folder, timestamp, write_atomically, write_json, writing
 from swin.run_lock import LOCK_NAME, lock_folder, unlock_folder
@@ -174,7 +175,7 @@ def describe_environment(argv: Sequence[str]) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "devices": devices,
         "cpus": os.cpu_count(),
-        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus_usable": num_cpus(),
         "command": shlex.join(argv),
         "git": _git_state(Path(__file__).parents[1]),
     }

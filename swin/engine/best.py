@@ -13,17 +13,20 @@ class Figure(NamedTuple):
     """A figure to compare evaluations by."""
 
     field: str  # its name among an evaluation's fields
+    title: str  # of its column in a table
     best: str  # what the best value is called
     is_better_lower: bool = False
 
 
 FIGURES = {
-    "acc1": Figure("acc1", "best accuracy"),
-    "balanced_accuracy": Figure("balanced_accuracy", "best balanced accuracy"),
-    "macro_f1": Figure("macro_f1", "best macro F1"),
-    "loss": Figure("loss", "lowest loss", is_better_lower=True),
-    "mAP": Figure("mean_average_precision", "best mean average precision"),
-    "last": Figure("loss", "loss of the last weights"),  # each is better than the one before, whatever it measures
+    "acc1": Figure("acc1", "Acc@1", "best accuracy"),
+    "balanced_accuracy": Figure("balanced_accuracy", "balanced", "best balanced accuracy"),
+    "macro_f1": Figure("macro_f1", "macro F1", "best macro F1"),
+    "loss": Figure("loss", "loss", "lowest loss", is_better_lower=True),
+    "mAP": Figure("mean_average_precision", "mAP", "best mean average precision"),
+    "last": Figure(
+        "loss", "loss", "loss of the last weights"
+    ),  # each is better than the one before, whatever it measures
 }
 _OF_SEVERAL_LABELS = ("mAP", "macro_f1", "loss", "last")
 

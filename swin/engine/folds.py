@@ -12,6 +12,7 @@ import torch
 from swin.config import dump_config
 from swin.config.flags import load_command_line, run_path
 from swin.distributed import from_main, gather
+from swin.engine.best import FIGURES
 from swin.engine.build import Job
 from swin.engine.command import record_end
 from swin.engine.evaluate import PREDICTIONS, describe_data
@@ -21,13 +22,7 @@ from swin.evaluation.files import describe_classes, describe_figures, load_table
 from swin.evaluation.table import Table
 from swin.run_folder import RunFolder
 
-_FIGURES = {
-    "acc1": "Acc@1",
-    "loss": "loss",
-    "balanced_accuracy": "balanced",
-    "macro_f1": "macro F1",
-    "mean_average_precision": "mAP",
-}
+_TITLES = {figure.field: figure.title for figure in FIGURES.values()}
 
 
 def run_folds(job: Job, arguments: Sequence[str]) -> None:
@@ -132,7 +127,7 @@ def write_folds(job: Job, jobs: Sequence[Job]) -> str:
         job.logger.info(line)
     job.logger.info(f"written to {folder}: folds.json, metrics.json, predictions.csv, predictions.npz")
     mean, std = summary["mean"], summary["std"]
-    shown = ", ".join(f"{title} {mean[name]:.4f} ± {std[name]:.4f}" for name, title in _FIGURES.items() if name in mean)
+    shown = ", ".join(f"{title} {mean[name]:.4f} ± {std[name]:.4f}" for name, title in _TITLES.items() if name in mean)
     return f"done: {len(jobs)} folds, {shown}"
 
 
@@ -155,9 +150,9 @@ def summarize_folds(tables: Sequence[Table]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for number, table in enumerate(tables):
         fields = table.count().fields()
-        figures = {name: fields[name] for name in _FIGURES if name in fields}
+        figures = {name: fields[name] for name in _TITLES if name in fields}
         rows.append({"fold": number, "images": len(table), "best_epoch": table.about.get("epoch"), **figures})
-    columns = {name: [row[name] for row in rows] for name in _FIGURES if name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in _TITLES if name in rows[0]}
     return {
         "folds": rows,
         "mean": {name: float(np.mean(column)) for name, column in columns.items()},
@@ -177,7 +172,7 @@ def join_tables(tables: Sequence[Table]) -> Table:
 
 def describe_folds(summary: Mapping[str, Any]) -> str:
     """Return the folds' figures as a table for a terminal."""
-    shown = {name: title for name, title in _FIGURES.items() if name in summary["mean"]}
+    shown = {name: title for name, title in _TITLES.items() if name in summary["mean"]}
     lines = [f"fold  images  best epoch  {'  '.join(f'{title:>9}' for title in shown.values())}"]
     for row in summary["folds"]:
         figures = "  ".join(f"{row[name]:9.4f}" for name in shown)

@@ -241,9 +241,8 @@ def describe_end(trainer: Trainer) -> str:
 def describe_early(trainer: Trainer) -> str:
     """Say why a run ended before its last epoch."""
     at, waited, cfg = trainer.progress.epoch, trainer.best.waited, trainer.cfg
-    return (
-        f"after {at} of {cfg.TRAIN.EPOCHS} epochs, since {waited} evaluations in a row were not better (TRAIN.PATIENCE)"
-    )
+    such = "1 evaluation was" if waited == 1 else f"{waited} evaluations in a row were"
+    return f"after {at} of {cfg.TRAIN.EPOCHS} epochs, since {such} not better (TRAIN.PATIENCE)"
 
 
 def show_confusions(job: Job, trainer: Trainer) -> None:

@@ -147,6 +147,12 @@ def flat(root: Path) -> None:
     fill(root, 8)
 
 
+def flat_with_classes(root: Path) -> None:
+    fill(root, 8)
+    for number, image in enumerate(sorted(root.iterdir())):
+        image.rename(root / f"{('ant', 'bee')[number % 2]}_{number:03}.png")
+
+
 def nested(root: Path) -> None:
     parts(root / "photos_v2")
 
@@ -209,7 +215,8 @@ def unfinished(root: Path) -> None:
         (nothing, "found 0 folders"),
         (absent, "does not exist"),
         (one_class, "has one class only, 'ant'"),
-        (flat, "8 images lie in one folder"),
+        (flat, "found 8 images and no class folders, and no classes in the names"),
+        (flat_with_classes, "add --opts DATA.CLASS_PATTERN"),
         (nested, "Give that: --data-path photos/photos_v2"),
         (masks, "masks and images hold files of the same names"),
         (masks_beside, "files are masks by their names"),

@@ -67,11 +67,7 @@ def write_report(
     counts = _class_counts(files, metrics, classes)
     names = Names.of(classes)
     numbers = {
-        "title": printable("/".join(run.resolve().parts[-2:]))
-        if run
-        else "Cross-validation"
-        if folds
-        else "Evaluation",
+        "title": _title(run, is_folds=bool(folds)),
         "about": predictions.about if predictions else {},
         "metrics": metrics,
         "test": test or {},
@@ -95,6 +91,12 @@ def write_report(
     }
     template = "labels.html.jinja" if isinstance(predictions, LabelPredictions) else "page.html.jinja"
     return write_page(page, template, {**numbers, **more})
+
+
+def _title(run: Path | None, *, is_folds: bool) -> str:
+    if run:
+        return printable("/".join(run.resolve().parts[-2:]))
+    return "Cross-validation" if is_folds else "Evaluation"
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, Any]) -> None:

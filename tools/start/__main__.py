@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swin.config.messages import program_name
-from swin.cpu import keep_freed_memory
+from swin.cpu import keep_freed_memory, num_cpus
 from swin.distributed import setup_distributed
 from swin.errors import ConfigError, printable
 from swin.records import encode, write_atomically
 from tools.arguments import command
 from tools.start.choose import choose
-from tools.start.look import look_at, num_cpus
+from tools.start.look import look_at
 from tools.start.rules import VAL_SPLIT
 from tools.start.write import as_yaml, describe_facts, describe_plan, train_command
 

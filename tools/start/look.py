@@ -1,6 +1,5 @@
 """What there is to know of a data set before a config is written for it, and the questions that it may leave open."""
 
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,10 @@ from data.build import open_sets
 from data.folders import class_folders, describe_folder
 from data.layouts import USUAL
 from data.sources import Sets, Source, Subset, count_labels
+from data.twins import stems_by_class
 from swin.config import load_config
-from swin.config.keys import KEYS
 from swin.errors import ConfigError, DataError
-from swin.images import IMAGE_EXTENSIONS, open_input
+from swin.images import open_input
 from tools.check_dataset import Finding, check
 
 _MOST_IMAGES, _MOST_SECONDS, _FIRST_IMAGES = 2000, 10.0, 16  # to read at most, and to see how long that takes
@@ -26,7 +25,6 @@ _PARTS = {name for names in USUAL.values() for name in names}
 _MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "segmentation", "segmentations", "gt"}
 _PHOTOS = {"image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "original", "originals", "input"}
 _MASK_OF = re.compile(r"(.+?)[ _-](?:mask|seg|segmentation|gt|annotation)(?:[ _-]?\d+)?")
-_FLAT_NAME = r"^(.*?)[ _.-]*\d*\.\w+$"  # cat_001.jpg is a cat
 _SIDED = re.compile(r"(?i)\b(left|right|clockwise|east|west)\b")
 
 
@@ -153,8 +151,6 @@ def _ask(root: Path, opts: Sequence[str]) -> None:
         )
     if len(folders) == 1 and class_folders(root / folders[0]) and not lower & _PARTS:
         raise DataError(f"{root}: holds one folder, which holds others. Give that: --data-path {root / folders[0]}")
-    if not folders and "DATA.CLASS_PATTERN" not in opts:
-        _ask_about_files(root)
 
 
 def _unnamed_parts(root: Path, folders: Sequence[str]) -> list[str]:
@@ -169,22 +165,6 @@ def _unnamed_parts(root: Path, folders: Sequence[str]) -> list[str]:
     first = max(others, key=lambda name: len(classes[name]), default="")
     same = [name for name in others if name != first and len(classes[name] & classes[first]) > 1]
     return [first, same[0]] if same else []
-
-
-def _ask_about_files(root: Path) -> None:
-    files = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    images = [name for name in files if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
-    if not images:
-        return
-    found = [match[1] for name in images if (match := re.match(_FLAT_NAME, name)) and match[1]]
-    classes = sorted(set(found))
-    message = f"{root}: {len(images)} images lie in one folder, and none says its class."
-    if len(found) == len(images) and 2 <= len(classes) <= len(images) / 2 and "DATA.CLASS_PATTERN" in KEYS:
-        names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-        raise DataError(
-            f"{message} Are their classes {names}, as in {images[0]}? Then add --opts DATA.CLASS_PATTERN '{_FLAT_NAME}'"
-        )
-    raise DataError(f"{message} Make a folder for each class, or a train.csv with lines of path,class.")
 
 
 def _refuse(root: Path, sets: Sets) -> None:
@@ -202,9 +182,7 @@ def _refuse(root: Path, sets: Sets) -> None:
 def _refuse_masks(root: Path, train: Source, classes: Sequence[str]) -> None:
     """Tell a set for segmentation by its names: masks as a class beside photographs, or beside each image."""
     advice = "that is for segmentation, not for classes: move the masks out of the folder"
-    stems: list[set[str]] = [set() for _ in classes]
-    for index, label in enumerate(train.labels.tolist()):
-        stems[label].add(Path(train.name(index)).stem)
+    stems = stems_by_class(train, classes)
     for name, own in zip(classes, stems, strict=True):
         photos = [
             other for other, names in zip(classes, stems, strict=True) if other.lower() in _PHOTOS and names & own
@@ -254,8 +232,3 @@ def _count_unreadable(findings: Sequence[Finding]) -> int:
             )
         count += len(finding.images)
     return count
-
-
-def num_cpus() -> int:
-    """Return the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,6 +10,7 @@ import yaml
 
 from swin.config.keys import KEYS
 from swin.config.messages import program_name
+from swin.schedule import find_lr_factor
 from tools.start.choose import Choice, Settings
 from tools.start.look import Facts
 
@@ -63,7 +64,7 @@ def describe_plan(choice: Choice, device: torch.device) -> str:
     """Say what training will take, in a line."""
     cfg = choice.cfg
     effective = cfg.DATA.BATCH_SIZE * cfg.TRAIN.ACCUMULATION_STEPS
-    peak = cfg.TRAIN.BASE_LR * (effective / cfg.TRAIN.LR_REFERENCE_BATCH if cfg.TRAIN.LR_REFERENCE_BATCH else 1)
+    peak = cfg.TRAIN.BASE_LR * find_lr_factor(cfg, effective)
     time = f"{choice.seconds / 60:.1f} minutes" if choice.seconds < 5400 else f"{choice.seconds / 3600:.1f} hours"
     return (
         f"plan: {time} of training on {device}, {cfg.TRAIN.EPOCHS} epochs, {choice.updates:,} updates of {effective} "

@@ -28,6 +28,14 @@ DATA = {
     "NUM_WORKERS": Key(8, between="[0, 65536]").means("""
         Worker processes that decode images, for each device, and no more than there are CPUs; 0 decodes in the training
         process. The batches are the same."""),
+    "CLASS_PATTERN": Key("", is_new=True).means("""
+        Where the names of files say the classes, as cat_001.jpg, a regular expression with one group, the class; it is
+        searched in the path of each image relative to the folder, or to its part of it, as train/. Empty: folders or
+        tables say the classes."""),
+    "MULTI_LABEL": Key(False, is_new=True).means("""
+        Whether an image has any number of labels. They come from a table: in one cell, joined by vertical bars or
+        semicolons, or as a JSON list, or in a list column of Parquet; an empty cell is an image without labels. Needs
+        TRAIN.LOSS bce or asl."""),
     "SPLITS": Key({}, "{str}", one_of=("train", "val", "test"), is_new=True).means("""
         Which parts are for what, as {train: tr, val: dev, test: hidden}: names of folders, tables, zips or shards, or
         values of a table's split column. Those left out are found by their usual names in any case: train or training;
@@ -61,12 +69,4 @@ DATA = {
     "REPEATED_AUG": Key(1, between="[1, 1000]", is_new=True).means("""
         Repeated augmentation: each image drawn comes this many times in a row, augmented differently, and an epoch
         shows that many times fewer of them. 1 for none; DeiT has 3, torchvision's recipe 4."""),
-    "CLASS_PATTERN": Key("", is_new=True).means("""
-        Where the names of files say the classes, as cat_001.jpg, a regular expression with one group, the class; it is
-        searched in the path of each image relative to the folder, or to its part of it, as train/. Empty: folders or
-        tables say the classes."""),
-    "MULTI_LABEL": Key(False, is_new=True).means("""
-        Whether an image has any number of labels. They come from a table: in one cell, joined by vertical bars or
-        semicolons, or as a JSON list, or in a list column of Parquet; an empty cell is an image without labels. Needs
-        TRAIN.LOSS bce or asl."""),
 }
