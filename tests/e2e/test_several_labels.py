@@ -8,10 +8,6 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
-from data.build import build_eval_pixels, build_prepare, build_train_transform
-from data.loaders import EvalLoader, TrainLoader
-from data.sources import FolderImages
-from swin.batches import Data
 from swin.inference import inference_model
 from tools.evaluate import main as evaluate
 from tools.predict import main as predict
@@ -51,32 +47,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def build_data(cfg, *, rank=0, world_size=1, need_train=True, split="val", keep_border=False, **_):
-    """The data of the tables, as `data.build_data` gives them."""
-    root, common = cfg.DATA.DATA_PATH, {"batch_size": cfg.DATA.BATCH_SIZE, "rank": rank, "world_size": world_size}
-
-    def open_part(part):
-        with open(f"{root}/{part}.csv", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        matrix = np.array([[name in labels.split("|") for name in CLASSES] for _, labels in rows], dtype=np.uint8)
-        return FolderImages(root, [name for name, _ in rows], matrix)
-
-    split, prepare, val = split or "val", build_prepare(cfg, len(CLASSES)), open_part(split or "val")
-    counts, train = [], None
-    if need_train:
-        source = open_part("train")
-        counts = source.labels.sum(axis=0).tolist()
-        options = {"transform": build_train_transform(cfg), "seed": cfg.SEED, "in_pairs": prepare.mix is not None}
-        train = TrainLoader(source, **options, **common)
-    loader = EvalLoader(val, transform=build_eval_pixels(cfg, keep_border=keep_border), **common)
-    more = {"val_counts": val.labels.sum(axis=0).tolist(), "part": split, "multi_label": True}
-    return Data(CLASSES, train, loader, prepare, prepare.normalise, counts, **more)
-
-
 @pytest.fixture
-def label_runner(runner, folder, monkeypatch):
-    for module in ("main", "tools.evaluate", "tools.report.sources"):
-        monkeypatch.setattr(f"{module}.build_data", build_data)
+def label_runner(runner, folder):
     runner.data = folder
     return runner
 
@@ -127,6 +99,11 @@ def test_several_labels_from_training_to_prediction(label_runner, folder, tmp_pa
     assert f"{at_best['mean_average_precision']:.4f}" in page
     assert "found on these images" in page
     assert "no pictures" not in page
+
+    # The test part is judged by the threshold of the validation images.
+    assert check_figures(run / "test", best["threshold"], 24)["threshold_is_given"]
+    with np.load(run / "test" / "predictions.npz") as table:
+        assert (table["label"].shape, table["label"].dtype) == ((24, 3), np.uint8)
 
     # The best weights' evaluation again, and on images that had no part in the threshold.
     checkpoint = str(run)
