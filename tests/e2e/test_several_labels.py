@@ -9,7 +9,10 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from swin.inference import inference_model
+from tools.compare import main as compare
+from tools.embed import main as embed
 from tools.evaluate import main as evaluate
+from tools.knn import main as knn
 from tools.predict import main as predict
 
 CLASSES = ["blue", "green", "red"]
@@ -151,3 +154,50 @@ def test_a_run_goes_on_with_its_threshold(label_runner, assert_equal_state):
     assert label_runner("parts", "--opts", *options, "TRAIN.EPOCHS", "2") == 0
     assert label_runner("parts", "--opts", *options) == 0
     assert_equal_state(label_runner.checkpoint("whole"), label_runner.checkpoint("parts"))
+
+
+def test_folds_and_lists_in_parquet(runner, folder, tmp_path, capsys):
+    """Two folds of a table whose labels are lists, and what the tools make of one of them."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    with open(folder / "train.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    lists = [labels.split("|") if labels else [] for _, labels in rows]
+    runner.data = tmp_path / "data"
+    runner.data.mkdir()
+    (runner.data / "train").symlink_to(folder / "train")
+    table = {"image": [name for name, _ in rows], "labels": lists}
+    parquet.write_table(pyarrow.table(table), runner.data / "train.parquet")
+    options = [*OPTIONS, "EVAL_FREQ", "1", "TRAIN.EPOCHS", "2", "DATA.FOLDS", "2", "REPORT", "True"]
+    assert runner("folds", "--opts", *options) == 0
+    run = runner.run_dir("folds")
+    summary = json.loads((run / "folds.json").read_text())
+    assert [row["images"] for row in summary["folds"]] == [36, 36]
+    found = [row["mean_average_precision"] for row in summary["folds"]]
+    assert summary["mean"]["mean_average_precision"] == pytest.approx(np.mean(found))
+    assert summary["std"]["mean_average_precision"] == pytest.approx(np.std(found, ddof=1))
+    metrics = json.loads((run / "metrics.json").read_text())
+    labels, _, scores, names = read_csv(run / "predictions.csv")
+    assert names == [str(runner.data / name) for name in table["image"]]
+    assert [[name for name, flag in zip(CLASSES, row, strict=True) if flag] for row in labels] == [
+        sorted(each) for each in lists
+    ]
+    assert metrics["mean_average_precision"] == pytest.approx(sk.average_precision_score(labels, scores))
+    assert not metrics["threshold_is_given"]
+    page = (run / "report.html").read_text()
+    assert all(f"{figure:.4f}" in page for figure in [*found, summary["mean"]["macro_f1"]])
+
+    checkpoint = str(run / "fold-0" / "checkpoints" / "best.pth")
+    assert embed(["--checkpoint", checkpoint, "--output", str(tmp_path / "features"), "--device", "cpu"]) == 0
+    with np.load(tmp_path / "features" / "features.npz") as features:
+        label_of = dict(zip(names, labels, strict=True))
+        for file, label in zip(features["files"].tolist(), features["labels"].tolist(), strict=True):
+            assert label == next(iter(np.flatnonzero(label_of[file]).tolist()), -1)
+    capsys.readouterr()
+    assert knn(["--checkpoint", checkpoint, "--device", "cpu"]) == 2
+    assert "tools.embed" in capsys.readouterr().err
+    runs = [str(run / "fold-0"), str(run / "fold-1")]
+    assert compare([*runs, "--format", "json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["runs"]
+    assert [each["best_epoch"] for each in compared] == [row["best_epoch"] for row in summary["folds"]]
