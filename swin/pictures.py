@@ -1,5 +1,6 @@
 """Pictures of what a model is fed."""
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,11 @@ from torch.nn.functional import one_hot
 from swin.images import to_image
 
 _COLUMNS, _CELL_PX, _TEXT_PX = 4, 224, 28
+_LINE_LENGTH = 36  # characters below an image
 
 
 def draw_batch(images_BCHW: torch.Tensor, targets: torch.Tensor, classes: Sequence[str]) -> Image.Image:
-    """Draw images in rows, each above the names and fractions of its one or two largest targets.
+    """Draw images in rows, each above the names and fractions of its targets.
 
     Args:
         images_BCHW: On a scale of 0 to 1.
@@ -32,9 +34,22 @@ def draw_batch(images_BCHW: torch.Tensor, targets: torch.Tensor, classes: Sequen
         scale = _CELL_PX // max(picture.size)
         size = picture.width * scale, picture.height * scale
         sheet.paste(picture.resize(size, Image.Resampling.NEAREST), (left, top))
-        fractions, labels = target_K.topk(min(2, len(classes)))
-        for line, (fraction, label) in enumerate(zip(fractions.tolist(), labels.tolist(), strict=True)):
-            if fraction > 0:
-                text = f"{fraction:.0%} {classes[label]}".encode("ascii", "replace").decode()
-                draw.text((left + 2, top + _CELL_PX + 1 + 13 * line), text[:36], fill="black")
+        for line, text in enumerate(_describe(target_K, classes)):
+            draw.text((left + 2, top + _CELL_PX + 1 + 13 * line), text, fill="black")
     return sheet
+
+
+def _describe(target_K: torch.Tensor, classes: Sequence[str]) -> list[str]:
+    """Return up to two lines on the targets above 0, largest first: one or two have a line each, more share both.
+
+    Long names are cut, and what there is no room for is left out, with dots in its place.
+    """
+    fractions, labels = target_K.sort(descending=True, stable=True)
+    found = [
+        (each, classes[label]) for each, label in zip(fractions.tolist(), labels.tolist(), strict=True) if each > 0
+    ]
+    texts = [f"{fraction:.0%} {name}".encode("ascii", "replace").decode() for fraction, name in found]
+    if len(texts) <= 2:
+        return [text[:_LINE_LENGTH] for text in texts]
+    joined = ", ".join(text[: _LINE_LENGTH // 2] for text in texts)
+    return textwrap.wrap(joined, _LINE_LENGTH, max_lines=2, placeholder=" ...")

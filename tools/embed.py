@@ -39,7 +39,7 @@ class Features:
     Attributes:
         values: float32 (N, F): the last stage's normalised tokens, in the mean over an image.
         files: N names.
-        labels: int64 (N,); -1 where it is not known.
+        labels: int64 (N,), of several labels an image the first; -1 where it is not known, or there is none.
         classes: what the labels mean.
         indices: N, of the images in their source.
     """
@@ -101,7 +101,10 @@ def embed(
         check_read(errors, len(source.labels))
         raise DataError("the data set holds no images in this split; choose another --split.")
     files = [source.name(index) for index in indices]
-    return Features(np.concatenate(rows), files, source.labels[indices], list(classes), indices)
+    labels = source.labels[indices]
+    if labels.ndim == 2:
+        labels = np.where(labels.any(axis=1), labels.argmax(axis=1), -1)
+    return Features(np.concatenate(rows), files, labels, list(classes), indices)
 
 
 def open_source(options: argparse.Namespace, predictor: Predictor) -> tuple[Source, list[str]]:

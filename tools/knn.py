@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.build import open_sets
-from swin.errors import DataError
+from swin.errors import ConfigError, DataError
 from swin.inference import load_predictor
 from tools.arguments import command, model_parser, positive
 from tools.embed import Features, data_config, embed
@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = load_predictor(options.checkpoint, device=options.device)
     sets = open_sets(data_config(options), runs=(options.checkpoint, options.checkpoint.resolve().parent.parent))
     assert sets.train is not None
+    if sets.train.labels.ndim == 2:
+        raise ConfigError(
+            "neighbours vote for one class an image, and these have several labels (DATA.MULTI_LABEL): python -m "
+            "tools.embed --neighbours shows which images the model finds alike."
+        )
     train, val = (embed(part, sets.classes, predictor, options.batch_size, errors) for part in (sets.train, sets.val))
     correct, seen = count_correct(train, val, options.neighbours), len(val.labels)
     print(

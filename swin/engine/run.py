@@ -215,6 +215,7 @@ def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
     is_averaged = state.ema is not None and not content
     job.logger.info(f"test: its {data.test.num_samples} images are looked at once, with the weights of epoch {epoch}")
     about = {"checkpoint": str(best if content else trainer.last), "epoch": epoch, **describe_data(job.cfg, "test")}
+    about |= describe_threshold(content.get("threshold", trainer.best.threshold), data)
     with state.ema.applied(state.model) if state.ema and is_averaged else nullcontext():
         metrics = evaluate_into(folder, job, state.model, replace(data, val=data.test, part="test"), about)
     if dist.is_main:

@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
-from data.build import build_eval_pixels, build_prepare, build_train_transform
-from data.loaders import EvalLoader, TrainLoader
-from data.sources import FolderImages
-from swin.batches import Data
 from swin.inference import inference_model
+from tools.compare import main as compare
+from tools.embed import main as embed
 from tools.evaluate import main as evaluate
+from tools.knn import main as knn
 from tools.predict import main as predict
 
 CLASSES = ["blue", "green", "red"]
@@ -51,32 +50,8 @@ def folder(tmp_path_factory):
     return root
 
 
-def build_data(cfg, *, rank=0, world_size=1, need_train=True, split="val", keep_border=False, **_):
-    """The data of the tables, as `data.build_data` gives them."""
-    root, common = cfg.DATA.DATA_PATH, {"batch_size": cfg.DATA.BATCH_SIZE, "rank": rank, "world_size": world_size}
-
-    def open_part(part):
-        with open(f"{root}/{part}.csv", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        matrix = np.array([[name in labels.split("|") for name in CLASSES] for _, labels in rows], dtype=np.uint8)
-        return FolderImages(root, [name for name, _ in rows], matrix)
-
-    split, prepare, val = split or "val", build_prepare(cfg, len(CLASSES)), open_part(split or "val")
-    counts, train = [], None
-    if need_train:
-        source = open_part("train")
-        counts = source.labels.sum(axis=0).tolist()
-        options = {"transform": build_train_transform(cfg), "seed": cfg.SEED, "in_pairs": prepare.mix is not None}
-        train = TrainLoader(source, **options, **common)
-    loader = EvalLoader(val, transform=build_eval_pixels(cfg, keep_border=keep_border), **common)
-    more = {"val_counts": val.labels.sum(axis=0).tolist(), "part": split, "multi_label": True}
-    return Data(CLASSES, train, loader, prepare, prepare.normalise, counts, **more)
-
-
 @pytest.fixture
-def label_runner(runner, folder, monkeypatch):
-    for module in ("main", "tools.evaluate", "tools.report.sources"):
-        monkeypatch.setattr(f"{module}.build_data", build_data)
+def label_runner(runner, folder):
     runner.data = folder
     return runner
 
@@ -128,6 +103,11 @@ def test_several_labels_from_training_to_prediction(label_runner, folder, tmp_pa
     assert "found on these images" in page
     assert "no pictures" not in page
 
+    # The test part is judged by the threshold of the validation images.
+    assert check_figures(run / "test", best["threshold"], 24)["threshold_is_given"]
+    with np.load(run / "test" / "predictions.npz") as table:
+        assert (table["label"].shape, table["label"].dtype) == ((24, 3), np.uint8)
+
     # The best weights' evaluation again, and on images that had no part in the threshold.
     checkpoint = str(run)
     assert evaluate(["--checkpoint", checkpoint, "--device", "cpu", "--output", str(tmp_path / "val")]) == 0
@@ -174,3 +154,50 @@ def test_a_run_goes_on_with_its_threshold(label_runner, assert_equal_state):
     assert label_runner("parts", "--opts", *options, "TRAIN.EPOCHS", "2") == 0
     assert label_runner("parts", "--opts", *options) == 0
     assert_equal_state(label_runner.checkpoint("whole"), label_runner.checkpoint("parts"))
+
+
+def test_folds_and_lists_in_parquet(runner, folder, tmp_path, capsys):
+    """Two folds of a table whose labels are lists, and what the tools make of one of them."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    with open(folder / "train.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    lists = [labels.split("|") if labels else [] for _, labels in rows]
+    runner.data = tmp_path / "data"
+    runner.data.mkdir()
+    (runner.data / "train").symlink_to(folder / "train")
+    table = {"image": [name for name, _ in rows], "labels": lists}
+    parquet.write_table(pyarrow.table(table), runner.data / "train.parquet")
+    options = [*OPTIONS, "EVAL_FREQ", "1", "TRAIN.EPOCHS", "2", "DATA.FOLDS", "2", "REPORT", "True"]
+    assert runner("folds", "--opts", *options) == 0
+    run = runner.run_dir("folds")
+    summary = json.loads((run / "folds.json").read_text())
+    assert [row["images"] for row in summary["folds"]] == [36, 36]
+    found = [row["mean_average_precision"] for row in summary["folds"]]
+    assert summary["mean"]["mean_average_precision"] == pytest.approx(np.mean(found))
+    assert summary["std"]["mean_average_precision"] == pytest.approx(np.std(found, ddof=1))
+    metrics = json.loads((run / "metrics.json").read_text())
+    labels, _, scores, names = read_csv(run / "predictions.csv")
+    assert names == [str(runner.data / name) for name in table["image"]]
+    assert [[name for name, flag in zip(CLASSES, row, strict=True) if flag] for row in labels] == [
+        sorted(each) for each in lists
+    ]
+    assert metrics["mean_average_precision"] == pytest.approx(sk.average_precision_score(labels, scores))
+    assert not metrics["threshold_is_given"]
+    page = (run / "report.html").read_text()
+    assert all(f"{figure:.4f}" in page for figure in [*found, summary["mean"]["macro_f1"]])
+
+    checkpoint = str(run / "fold-0" / "checkpoints" / "best.pth")
+    assert embed(["--checkpoint", checkpoint, "--output", str(tmp_path / "features"), "--device", "cpu"]) == 0
+    with np.load(tmp_path / "features" / "features.npz") as features:
+        label_of = dict(zip(names, labels, strict=True))
+        for file, label in zip(features["files"].tolist(), features["labels"].tolist(), strict=True):
+            assert label == next(iter(np.flatnonzero(label_of[file]).tolist()), -1)
+    capsys.readouterr()
+    assert knn(["--checkpoint", checkpoint, "--device", "cpu"]) == 2
+    assert "tools.embed" in capsys.readouterr().err
+    runs = [str(run / "fold-0"), str(run / "fold-1")]
+    assert compare([*runs, "--format", "json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["runs"]
+    assert [each["best_epoch"] for each in compared] == [row["best_epoch"] for row in summary["folds"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tools import check_dataset, show_batch
 
@@ -118,3 +118,17 @@ def test_a_drawn_image_is_the_image() -> None:
     assert sheet.size == (224, 252)
     assert sheet.getpixel((100, 100)) == (255, 0, 0)
     assert min(sheet.crop((0, 225, 224, 252)).convert("L").tobytes()) < 100  # text
+
+
+def test_all_labels_of_a_drawn_image_are_named_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, text, **__: lines.append(text))
+    classes = ["ant", "bee", "cat", "d" * 60, "eel"]
+    targets = torch.tensor([[1, 0, 1, 0, 1], [0, 0.7, 0, 0.3, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+    show_batch.draw_batch(torch.zeros(4, 3, 8, 8), targets, classes)
+    assert lines[:3] == ["100% ant, 100% cat, 100% eel", "70% bee", f"30% {'d' * 32}"]
+    assert lines[3:5] == ["100% ant, 100% bee, 100% cat, 100%", f"{'d' * 13}, 100% eel"]
+    assert len(lines) == 5
+    show_batch.draw_batch(torch.zeros(1, 3, 8, 8), torch.ones(1, 26), [3 * chr(97 + index) for index in range(26)])
+    assert lines[5:] == ["100% aaa, 100% bbb, 100% ccc, 100%", "ddd, 100% eee, 100% fff, 100% ..."]
+    assert max(map(len, lines)) <= 36

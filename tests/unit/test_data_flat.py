@@ -86,9 +86,10 @@ def test_files_that_the_pattern_does_not_match_are_named(tmp_path: Path) -> None
             open_flat(tmp_path, [""], pattern=pattern)
 
 
-def find(root: Path, *, need_train: bool = True, **keys: object) -> list[tuple[list[str], bool]]:
+def find(root: Path, *, need_train: bool = True, loss: str = "ce", **keys: object) -> list[tuple[list[str], bool]]:
     """Return the parts of each layout found, and whether it is of flat folders."""
-    cfg = load_config(overrides={"DATA.DATA_PATH": str(root), **{f"DATA.{key}": value for key, value in keys.items()}})
+    own = {f"DATA.{key}": value for key, value in keys.items()}
+    cfg = load_config(overrides={"DATA.DATA_PATH": str(root), "TRAIN.LOSS": loss, **own})
     found = find_layouts(cfg, need_train=need_train)
     return [(list(layout.parts), layout.open.func is open_flat) for layout in found]
 
@@ -117,4 +118,4 @@ def test_several_labels_need_a_table(tmp_path: Path) -> None:
     make(tmp_path, "train/a/1.jpg", "val/a/1.jpg")
     for dataset in ("folder", "digits"):
         with pytest.raises(ConfigError, match=r"DATA\.MULTI_LABEL is True, but .* has no table of images"):
-            find(tmp_path, MULTI_LABEL=True, DATASET=dataset)
+            find(tmp_path, MULTI_LABEL=True, DATASET=dataset, loss="bce")

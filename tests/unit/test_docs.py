@@ -98,8 +98,9 @@ def read_tool_flags(tool: str, words: Sequence[str], monkeypatch: pytest.MonkeyP
     with pytest.raises(ParsedError) as caught:
         importlib.import_module(name).main(stand_in(words))
     found = caught.value.args[0]
-    if getattr(found, "cfg", None) or getattr(found, "opts", None):
-        for cfg in found.cfg if isinstance(found.cfg, list) else [found.cfg or "swin_digits"]:
+    given = getattr(found, "cfg", None)
+    if given or getattr(found, "opts", None):
+        for cfg in given if isinstance(given, list) else [given or "swin_digits"]:
             load_config(cfg, found.opts)
 
 

@@ -95,6 +95,14 @@ def tables(root: Path) -> None:
         (root / f"{part}.csv").write_text("path,label\n" + "".join(lines))
 
 
+def several_labels(root: Path) -> None:
+    fill(root / "images", 12)
+    labels = ("ant", "ant|bee", "", "bee")
+    for part, numbers in (("train", range(8)), ("val", range(8, 12))):
+        lines = [f"images/{number:03}.png,{labels[number % 4]}\n" for number in numbers]
+        (root / f"{part}.csv").write_text("path,label\n" + "".join(lines))
+
+
 def only_grey_unequal_signs(root: Path) -> None:
     fill(root / "train" / "left arrow", 24, (20, 30), "L")
     fill(root / "train" / "right arrow", 2, (20, 30), "L")
@@ -358,3 +366,17 @@ def test_the_last_rule_that_holds_wins() -> None:
 def test_the_page_has_the_tables_of_the_rules() -> None:
     """If this fails: put what `python -m tools.start.rules` prints at the end of docs/own-photos.md."""
     assert (ROOT / "docs" / "own-photos.md").read_text().endswith(f"\n{as_markdown()}\n")
+
+
+def test_a_table_of_several_labels_gives_a_config_that_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several_labels(tmp_path / "photos")
+    arguments = ["--data-path", "photos", "--minutes", "0.05", "--device", "cpu"]
+    assert main(arguments) == 2
+    assert "set DATA.MULTI_LABEL True" in capsys.readouterr().err
+    assert main([*arguments, "--opts", "DATA.MULTI_LABEL", "True"]) == 0
+    given = flatten(yaml.safe_load(Path("photos.yaml").read_text()))
+    assert (given["DATA.MULTI_LABEL"], given["TRAIN.LOSS"]) == (True, "asl")
+    assert trainer.main(["--cfg", "photos.yaml", "--dry-run"]) == 0
+    assert "dry run: one update" in capsys.readouterr().out

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from swin.engine.best import choose_figure
+from swin.evaluation.multilabel import LabelPredictions
 from swin.evaluation.predictions import Predictions
 from swin.records import make_folder
 from tools.report import figures
@@ -24,6 +26,8 @@ def compare_runs(opened: Sequence[Opened]) -> dict[str, Any]:
         num_classes = len(run.predictions.classes) if run.predictions else 0
         parameters = count_run_parameters(run.config, num_classes) if num_classes else None
         monitor = run.config.TRAIN.MONITOR if run.config else "acc1"
+        if isinstance(run.predictions, LabelPredictions):
+            monitor = choose_figure(monitor, multi_label=True)
         runs.append(summarise(name, run.metrics, run.files.rows, parameters, monitor))
     first, pairs = opened[0].predictions, []
     for name, run in zip(names[1:], opened[1:], strict=True):
