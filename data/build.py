@@ -29,7 +29,7 @@ from data.twins import find_twins
 from swin.batches import Data
 from swin.config import Config
 from swin.cpu import num_cpus
-from swin.errors import ConfigError, DataError
+from swin.errors import ConfigError, DataError, printable
 
 
 def build_data(
@@ -70,6 +70,11 @@ def build_data(
         cfg, rank=rank, world_size=world_size, runs=runs, may_hold_out=need_train or is_held_out, **options
     )
     _check_count(cfg, sets.classes)
+    if sets.train is not None and len(sets.classes) == 1:
+        notes += (
+            f"{cfg.DATA.DATA_PATH} has one class only, {printable(sets.classes[0])}: nothing can be learnt. Check that "
+            "DATA.DATA_PATH is the folder right above the class folders, or above train/ and val/.",
+        )
     common = _loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
     return _make_loaders(cfg, replace(sets, notes=(*notes, *sets.notes)), split, keep_border, common)
 
@@ -213,16 +218,21 @@ def _plan(cfg: Config, need_train: bool, split: str, rule: Rule, *, has_saved: b
         return Plan(*choose_part(layouts, split, where))
     layout, train = choose_train(layouts, where, cfg.DATA.SPLITS if need_train else {})
     val, test = layout.part("val"), layout.part("test") if need_train else None
+    unused = [part for part in layout.parts if part not in (train, val, layout.part("test"))] if need_train else []
+    notes: tuple[str, ...] = ()
+    if unused:
+        notes = (f"{where}: not used are {', '.join(map(printable, unused))}. DATA.SPLITS can say what a part is for.",)
     if rule and (val is None or has_saved or rule.folds):
-        note = f"{layout.shown(val)} is left alone: the folds are made of {layout.shown(train)}." if val else ""
-        return Plan(layout, None, train, test, (note,) if note and rule.folds else ())
+        if val and rule.folds:
+            notes += (f"{layout.shown(val)} is left alone: the folds are made of {layout.shown(train)}.",)
+        return Plan(layout, None, train, test, notes)
     if val is None:
         raise val_is_missing(layout, train, where)
     part = layout.find(split)
     if part is None:
         raise part_is_missing([layout], split, where)
-    note = f"{rule} is not used: {layout.shown(val)} is there to validate on."
-    return Plan(layout, part, train, test, (note,) if rule else ())
+    notes += (f"{rule} is not used: {layout.shown(val)} is there to validate on.",) if rule else ()
+    return Plan(layout, part, train, test, notes)
 
 
 def _open(plan: Plan, classes: Sequence[str] | None, origin: str) -> Opened:

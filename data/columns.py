@@ -65,9 +65,10 @@ def choose_columns(header: Sequence[str] | None, where: object, group_by: str, c
         image = others[0] if len(others) == 1 else None
     for kind, found in (("image", image), ("label", label)):
         if found is None:
+            hint = " If its images have none, as a contest's test.csv, move it away, and name them by tools.predict."
             raise DataError(
                 f"{where}: found the columns {', '.join(header)[:200]}, of which none is called {kind}. Rename the one "
-                f"that is the {kind} to {kind}, or {', '.join(_NAMES[kind][1:])}."
+                f"that is the {kind} to {kind}, or {', '.join(_NAMES[kind][1:])}.{hint if kind == 'label' else ''}"
             )
     assert image is not None
     assert label is not None

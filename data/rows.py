@@ -63,10 +63,10 @@ def open_text(file: Path) -> Rows:
 
 
 def _delimiter(file: Path) -> str:
-    """Return what separates the cells: in a .csv a semicolon if the first line has no comma, as some offices write."""
+    """Return what separates the cells: in a .csv a semicolon or a tab if its first line has no comma, but these."""
     first = next(read_lines(file), "")
     own = _DELIMITERS[file.suffix.lower()]
-    return ";" if own == "," and "," not in first and ";" in first else own
+    return next((other for other in ";\t" if own == "," and "," not in first and other in first), own)
 
 
 def _csv_rows(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -102,9 +102,11 @@ def hold_out(
         )
     if rule.folds:
         _check_folds(labels, rule, classes)
-        return _one_fold(labels, codes, rule)
     if codes is not None:
-        return _split_groups(labels, codes, rule)
+        split = (_one_fold if rule.folds else _split_groups)(labels, codes, rule)
+        return split._replace(notes=_untrained(labels, split, rule, classes))
+    if rule.folds:
+        return _one_fold(labels, None, rule)
     if labels.ndim == 2:
         order = seeded_random(rule.seed, 0).permutation(len(labels))
         num_val = min(max(round(rule.fraction * len(labels)), 1), len(labels) - 1)
@@ -167,6 +169,19 @@ def _split_groups(labels: np.ndarray, groups: np.ndarray, rule: Rule) -> Split:
             f"{rule}: of {groups.max() + 1} groups by DATA.GROUP_BY that is none, or all. Choose another share."
         ) from None
     return Split(np.sort(train), np.sort(val))
+
+
+def _untrained(labels: np.ndarray, split: Split, rule: Rule, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that whole groups have left classes, of which there are images, with none to train on."""
+    train, val = (count_labels(labels[part], len(classes)) for part in (split.train, split.val))
+    names = [repr(name) for name, count, held in zip(classes, train, val, strict=False) if held and not count]
+    if not names:
+        return ()
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{rule}: {len(names)} classes have no images left to train on, as {shown}, since DATA.GROUP_BY holds out "
+        "whole groups. Check that the groups are not the classes.",
+    )
 
 
 def saved_split(runs: Sequence[Path]) -> Path | None:

@@ -98,6 +98,11 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def _check_is_file(path: Path) -> None:
+    if folds := sorted(fold for fold in path.glob("fold-*") if (fold / "config.yaml").is_file()):
+        raise CheckpointError(
+            f"{path} is the folder of a cross-validation, and each of its {len(folds)} folds has weights of its own. "
+            f"Give one, as {folds[0]}."
+        )
     if (path / "config.yaml").is_file():
         raise CheckpointError(
             f"{path} is the folder of a run that has saved no weights: neither checkpoints/best.pth nor last.pth is "

@@ -53,6 +53,16 @@ def test_a_folder_becomes_loaders_and_a_mixer(flowers: Path) -> None:
     assert targets.shape == (4, 2)
 
 
+def test_what_is_not_used_or_cannot_be_learnt_is_said(flowers: Path) -> None:
+    (flowers / "val").rename(flowers / "vla")
+    with_share = {"DATA.DATA_PATH": str(flowers), "DATA.VAL_SPLIT": 0.4}
+    assert build(with_share).notes == (f"{flowers}: not used are vla. DATA.SPLITS can say what a part is for.",)
+    (flowers / "train").rename(flowers / "photos")
+    assert "one class only" not in " ".join(build(with_share).notes)
+    (flowers / "vla").rename(flowers / "photos" / "vla")
+    assert [note for note in build(with_share).notes if f"{flowers} has one class only, photos: nothing can" in note]
+
+
 def test_the_seed_is_the_configs(flowers: Path) -> None:
     def first(seed: int) -> torch.Tensor:
         return next(build({"DATA.DATA_PATH": str(flowers), "SEED": seed}).train.epoch(0)).images

@@ -80,6 +80,7 @@ def test_numbers_of_one_table_are_checked_between_its_parts(tmp_path: Path) -> N
         ("a.csv", ["label,comment,img_path", "cat,good,1.jpg"]),
         ("a.csv", ["1.jpg,cat"]),
         ("a.csv", ["FILENAME;Category", "1.jpg;cat"]),
+        ("a.csv", ["image\tlabel", "1.jpg\tcat"]),
         ("a.CSV", ["\ufeffpath,target,fold", "1.jpg,cat,3"]),
         ("a.tsv", ["file\tclass name", "1.jpg\tcat"]),
         ("metadata.jsonl", ['{"file_name": "1.jpg", "label": "cat"}', "", '{"label": "cat", "file_name": "1.jpg"}']),
@@ -99,6 +100,10 @@ def test_columns_are_known_by_their_names(tmp_path: Path, name: str, lines: list
             r"found the columns picture, species, of which none is called image\. Rename",
         ),
         (["image,species,age", "a.jpg,cat,1"], "found the columns image, species, age, of which none is called label"),
+        (
+            ["image,size", "a.jpg,1"],
+            r"none is called label.*If its images have none, as a contest's test\.csv, move it",
+        ),
         (["image,label,Class", "a.jpg,cat,1"], "of which label and Class may each be the label. Rename all but one"),
         (["path,file,label", "a.jpg,b.jpg,cat"], "of which path and file may each be the image"),
         (["image,label,split", "a.jpg,cat"], "found 'a.jpg,cat', expected 3 columns, in line 2"),

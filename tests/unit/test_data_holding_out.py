@@ -90,6 +90,15 @@ def test_what_cannot_be_divided_says_why(rule: Rule, labels: list[int], groups: 
         hold_out([str(i) for i in labels], np.array(labels), rule, groups=groups, classes=["ant", "bee"])
 
 
+@pytest.mark.parametrize("rule", [Rule(0.5), Rule(folds=2)])
+def test_groups_that_are_the_classes_are_told_of(rule: Rule) -> None:
+    labels = np.array([0, 1] * 4)
+    notes = hold_out([str(i) for i in range(8)], labels, rule, groups=["a", "b"] * 4, classes=["ant", "bee"]).notes
+    assert "1 classes have no images left to train on, as '" in notes[0]
+    both = hold_out([str(i) for i in range(8)], labels, rule, groups=[*"aabbccdd"], classes=["ant", "bee"])
+    assert both.notes == ()
+
+
 def test_a_run_of_a_fold_keeps_it(tmp_path: Path) -> None:
     data, run = make_classes(tmp_path / "data", ant=9, bee=9), tmp_path / "run"
     cfg = config(data, FOLDS=3, FOLD=1)

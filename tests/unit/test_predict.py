@@ -142,6 +142,17 @@ def test_as_a_command_whose_reader_leaves(files):
     assert process.wait(timeout=60) == 0
 
 
+def test_the_folder_of_a_cross_validation(files, capsys):
+    for folder in ("", "fold-0", "fold-1"):
+        (files / "cv" / folder).mkdir()
+        (files / "cv" / folder / "config.yaml").write_text("SEED: 0\n")
+    assert main(["--checkpoint", str(files / "cv"), "--input", str(files / "images" / "a.png")]) == 2
+    assert (
+        f"each of its 2 folds has weights of its own. Give one, as {files / 'cv' / 'fold-0'}."
+        in capsys.readouterr().err
+    )
+
+
 def test_the_folder_of_a_run(files, capsys):
     """Its checkpoint is used, the last one with a note; it is no folder of images, though it holds a picture."""
     run = files / "run"

@@ -212,6 +212,11 @@ def test_only(root: Path) -> None:
 test_only.__test__ = False  # type: ignore[attr-defined]
 
 
+def one_image_each(root: Path) -> None:
+    fill(root / "ant", 1)
+    fill(root / "bee", 1)
+
+
 def unfinished(root: Path) -> None:
     parts(root)
     (root / "train" / "empty").mkdir()
@@ -234,6 +239,7 @@ def unfinished(root: Path) -> None:
         (parts_of_other_names, "--opts DATA.SPLITS '{train: tr, val: va}'"),
         (one_known_part, "--opts DATA.SPLITS '{train: tr, val: DEV}'"),
         (test_only, "has a test part only"),
+        (one_image_each, "no class has the two images it takes"),
         (unfinished, "hold no images: empty"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -264,6 +270,8 @@ def test_a_config_is_replaced_by_force_only(tmp_path: Path, capsys: pytest.Captu
     assert main(command) == 2
     assert "mine.yaml is there already" in capsys.readouterr().err
     assert Path("mine.yaml").read_text() == "mine"
+    assert main([*command[:2], "--output", "gone/mine.yaml", "--device", "cpu"]) == 2
+    assert "gone is no folder that can be written to" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
     assert load_config("mine.yaml").MODEL.NAME == "mine"
 

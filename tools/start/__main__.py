@@ -6,6 +6,7 @@ Looks at the data, the weights and the device, measures a model or two for some 
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     file: Path = options.output or Path(f"{name}.yaml")
     if file.exists() and not options.force:
         raise ConfigError(f"{printable(str(file))} is there already. Give another --output, or --force to replace it.")
+    if not os.access(file.parent, os.W_OK):  # said before the minute of measuring
+        raise ConfigError(f"{printable(str(file.parent))} is no folder that can be written to. Give another --output.")
     dist = setup_distributed(options.device)
     if dist.device.type == "cpu":
         keep_freed_memory()

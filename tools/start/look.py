@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,9 @@ def look_at(data_path: str, opts: Sequence[str], val_split: float, workers: int)
     assert sample.train is not None
     found, summary = check(sample, workers=workers)
     if sample.test is not None:
-        found += check(Sets(sets.classes, None, sample.test), workers=workers)[0]
+        # The check calls whatever is beside the training images val.
+        for finding in check(Sets(sets.classes, None, sample.test), workers=workers)[0]:
+            found.append(replace(finding, message=re.sub("^val(?=:)", "test", finding.message)))
     # What a sample says of classes and parts is not so of the whole.
     found = [finding for finding in found if finding.kind not in ("empty classes", "untrained classes")]
     modes = {mode for part in ("train", "val") for mode in summary[part]["modes"]}
@@ -126,8 +128,8 @@ def _open(data_path: str, opts: Sequence[str], val_split: float) -> tuple[dict[s
         keys["DATA.VAL_SPLIT"] = val_split
         try:
             return keys, _read(keys, opts)
-        except (DataError, ConfigError):
-            raise error from None
+        except (DataError, ConfigError) as other:
+            raise (other if isinstance(other, DataError) and class_folders(root) else error) from None
 
 
 def _read(keys: Mapping[str, Any], opts: Sequence[str]) -> Sets:
