@@ -52,6 +52,8 @@ class Job:
         dist, runs = self.dist, [] if self.is_fresh else [self.folder.path]
         if self.cfg.MODEL.RESUME:  # a checkpoint's own run knows which images it has never trained on
             runs.append(find_weight_file(self.cfg.MODEL.RESUME).parent.parent)
+        elif self.cfg.EVAL_MODE and (file := self.cfg.MODEL.PRETRAINED) and Path(file).exists():
+            runs.append(find_weight_file(file).parent.parent)
         options |= {"rank": dist.rank, "world_size": dist.world_size, "local_world_size": dist.local_world_size}
         what = "data" if self.cfg.DATA.FOLD is None else f"data of fold {self.cfg.DATA.FOLD}"
         data = dist.on_all(what, lambda: self.build_data(self.cfg, runs=runs, **options))

@@ -29,3 +29,12 @@ def test_a_resumed_or_evaluated_run_holds_out_the_same_images(runner, folder):
     assert result["seen"] == len(held_out(runner, "first")) == 16
     assert runner("fourth", *options, "1", "SEED", "7") == 0
     assert held_out(runner, "fourth") != held_out(runner, "first")
+
+
+def test_weights_of_a_run_are_evaluated_on_what_it_has_held_out(runner):
+    share = ("--data-path", str(runner.data / "train"), "--opts", "DATA.VAL_SPLIT", "0.25", "TRAIN.EPOCHS", "1")
+    assert runner("own", *share) == 0
+    assert runner("other", "--eval", "--pretrained", str(runner.run_dir("own")), *share) == 0
+    held_out = json.loads((runner.run_dir("own") / "split.json").read_text())["val"]
+    metrics = json.loads((runner.run_dir("other") / "eval" / "metrics.json").read_text())
+    assert metrics["seen"] == len(held_out) < 78
