@@ -139,27 +139,21 @@ RULES = (
     # From scratch.
     Rule(
         {"pretrained": NO},
-        {"TRAIN.BASE_LR": 1e-3, "TRAIN.WARMUP_LR": 1e-6, "TRAIN.MIN_LR": 1e-5},
-        "AdamW from scratch at a batch of 16",
-        "measured: swin_flowers, tools/results/flowers.json",
+        {"TRAIN.OPTIMIZER.NAME": "muon", "TRAIN.BASE_LR": 1e-2, "TRAIN.WARMUP_LR": 1e-5, "TRAIN.MIN_LR": 1e-5},
+        "from scratch it learns far more in the same time than AdamW",
+        "measured: flower_photos, tools/results/start.json; digits, 98.9% after 12 epochs (n=1)",
     ),
     Rule(
-        {"pretrained": NO, "images": above(1000)},
-        {"TRAIN.BASE_LR": 1.4e-3},
-        "the same at a batch of 32",
-        "convention: AdamW's rate follows the square root of the batch, arXiv 2205.10287",
-    ),
-    Rule(
-        {"pretrained": NO, "images": above(5000)},
-        {"TRAIN.BASE_LR": 2e-3},
-        "batches of 64 and more bear a larger rate",
-        "measured: swin_fashion_mnist, tools/results/fashion_mnist.json",
+        {"pretrained": NO, "images": above(20_000)},
+        {"TRAIN.OPTIMIZER.NAME": "adamw", "TRAIN.BASE_LR": 2e-3, "TRAIN.WARMUP_LR": 1e-6},
+        "many images: as the recipe for Fashion-MNIST",
+        "measured: swin_fashion_mnist, tools/results/fashion_mnist.json; Muon was not",
     ),
     Rule(
         {"pretrained": NO, "img_size": below(33), "images": below(5000)},
-        {"TRAIN.BASE_LR": 5e-3, "DATA.BATCH_SIZE": 48},
+        {"TRAIN.BASE_LR": 2e-2, "DATA.BATCH_SIZE": 48},
         "a model this small learns faster at a large rate",
-        "measured: swin_digits, tools/results/digits.json",
+        "measured: digits, 98.9% after 12 epochs (n=1)",
     ),
     Rule(
         {"pretrained": NO},
