@@ -204,4 +204,7 @@ class Sets:
             raise DataError("the training set holds no images; there is nothing to train on.")
         for name in self.classes:
             if printable(name) != name:
-                raise DataError(f"class {name[:80]!r}: its name is not UTF-8, or holds a control character. Rename it.")
+                raise DataError(
+                    f"class {name[:80]!r}: its name is not UTF-8, or holds a control character. Rename it, or save the "
+                    "table that names it as UTF-8."
+                )

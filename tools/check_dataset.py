@@ -39,7 +39,7 @@ _SHOWN, _THUMBNAILS, _THUMBNAIL_PX = 10, 300, 128
 _PERCENTILES = (0, 5, 50, 95, 100)
 
 
-class Facts(NamedTuple):
+class ImageFacts(NamedTuple):
     """What there is to know about one image."""
 
     digest: bytes
@@ -83,7 +83,7 @@ def check(sets: Sets, *, channels: int = 3, workers: int = 1) -> tuple[list[Find
         findings.append(Finding("empty classes", False, f"{split}: no image of them", empty))
         summary[split] = _summary(facts[split], class_counts)
     if sets.train:
-        for split in sources.keys() - {"train"}:
+        for split in [part for part in sources if part != "train"]:
             findings += _shared(sets.classes, sets.train, split, sources[split], facts)
         findings += [
             Finding("twin classes", False, message, sets.classes) for message in find_twins(sets.train, sets.classes)
@@ -91,7 +91,7 @@ def check(sets: Sets, *, channels: int = 3, workers: int = 1) -> tuple[list[Find
     return sorted((each for each in findings if each.images), key=lambda each: not each.is_error), summary
 
 
-def _read_all(source: Source, split: str, channels: int, workers: int) -> list[Facts]:
+def _read_all(source: Source, split: str, channels: int, workers: int) -> list[ImageFacts]:
     indices = range(len(source.labels))
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, context, _worker.update, ({"source": source},)) as pool:
@@ -99,7 +99,7 @@ def _read_all(source: Source, split: str, channels: int, workers: int) -> list[F
         return list(tqdm(facts, total=len(indices), unit="images", desc=f"reading {split}", disable=None))
 
 
-def _read(channels: int, index: int) -> Facts:
+def _read(channels: int, index: int) -> ImageFacts:
     source = _worker["source"]
     digest = b""
     try:
@@ -107,18 +107,18 @@ def _read(channels: int, index: int) -> Facts:
         digest = hashlib.sha1(file).digest()
         height, width = open_input(file, channels=channels, name=source.name(index)).shape[1:]
     except DataError as error:
-        return Facts(digest, error=str(error))
+        return ImageFacts(digest, error=str(error))
     if channels not in MODES:
-        return Facts(digest, width, height)
+        return ImageFacts(digest, width, height)
     with Image.open(io.BytesIO(file)) as image:
-        return Facts(digest, *image.size, image.mode, image.getexif().get(_ORIENTATION, 1))
+        return ImageFacts(digest, *image.size, image.mode, image.getexif().get(_ORIENTATION, 1))
 
 
-def _findings_of(split: str, source: Source, facts: Sequence[Facts]) -> Iterator[Finding]:
+def _findings_of(split: str, source: Source, facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     def find(kind: str, is_error: bool, message: str, indices: Sequence[int]) -> Finding:
         return Finding(kind, is_error, f"{split}: {message}", [source.name(index) for index in indices])
 
-    def where(holds: Callable[[Facts], Any]) -> list[int]:
+    def where(holds: Callable[[ImageFacts], Any]) -> list[int]:
         return [index for index, fact in enumerate(facts) if holds(fact)]
 
     advice = "remove or replace them, or set DATA.ON_ERROR skip"
@@ -142,7 +142,7 @@ def _findings_of(split: str, source: Source, facts: Sequence[Facts]) -> Iterator
 
 
 def _shared(
-    classes: Sequence[str], train: Source, split: str, source: Source, facts: dict[str, list[Facts]]
+    classes: Sequence[str], train: Source, split: str, source: Source, facts: dict[str, list[ImageFacts]]
 ) -> Iterator[Finding]:
     in_train = {fact.digest for fact in facts["train"] if not fact.error}
     shared = [source.name(index) for index, fact in enumerate(facts[split]) if fact.digest in in_train]
@@ -153,7 +153,7 @@ def _shared(
     yield Finding("untrained classes", True, f"{split} has images of classes that train has none of", names)
 
 
-def _summary(facts: Sequence[Facts], class_counts: dict[str, int]) -> dict[str, Any]:
+def _summary(facts: Sequence[ImageFacts], class_counts: dict[str, int]) -> dict[str, Any]:
     sides = np.array([(fact.width, fact.height) for fact in facts if fact.width] or [(0, 0)])
     widths, heights = np.percentile(sides, _PERCENTILES, axis=0).T
     return {

@@ -89,7 +89,10 @@ def test_the_folds_are_the_runs_that_each_would_be_alone(runner, names, monkeypa
         assert summary["std"][name] == pytest.approx(np.std(values, ddof=1))
 
     report_folder(folder)
-    assert 'id="folds-table"' in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert 'id="folds-table"' in page
+    assert "FOLDS: 3" in page  # the config
+    assert "config is not known" not in page
     report = read(folder / "report" / "report.json")
     assert report["folds"] == summary
     assert not any("problem" in hit for hit in report["mistakes"])

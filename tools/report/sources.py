@@ -186,7 +186,8 @@ def open_folder(folder: Path) -> Opened:
         found = read_numbers(folder / "test" / "metrics.json")
         test = {key: found.get(key) for key in _TEST_FIGURES}
     folds = read_numbers(folder / FOLDS) if (folder / FOLDS).exists() else {}
-    return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test, folds)
+    files = read_run(folder if folds else run)
+    return Opened(folder, run, files, predictions, metrics, config, tuple(notes), test, folds)
 
 
 def _run_of(predictions: Table | None) -> Path | None:
