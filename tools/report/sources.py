@@ -175,7 +175,8 @@ def open_folder(folder: Path) -> Opened:
     notes = []
     if predictions is None:
         notes.append(f"The folder has no {PREDICTIONS}: there are curves, but no figures of single images or classes.")
-    run = folder if has_rows else _run_of(predictions)
+    folds = read_numbers(folder / FOLDS) if (folder / FOLDS).exists() else {}
+    run = folder if has_rows or folds else _run_of(predictions)
     config = None
     try:
         config = load_config(folder / "config.yaml")
@@ -185,9 +186,7 @@ def open_folder(folder: Path) -> Opened:
     if has_rows and (folder / "test" / "metrics.json").exists():
         found = read_numbers(folder / "test" / "metrics.json")
         test = {key: found.get(key) for key in _TEST_FIGURES}
-    folds = read_numbers(folder / FOLDS) if (folder / FOLDS).exists() else {}
-    files = read_run(folder if folds else run)
-    return Opened(folder, run, files, predictions, metrics, config, tuple(notes), test, folds)
+    return Opened(folder, run, read_run(run), predictions, metrics, config, tuple(notes), test, folds)
 
 
 def _run_of(predictions: Table | None) -> Path | None:
