@@ -207,6 +207,8 @@ def _read(
     cells = rows.read([columns.image if column is None else column for column in columns])
     for number, (image, label, split, group) in cells:
         if by_split:
+            if not cell_text(split):
+                raise DataError(f"{rows.place(number)}: says no part. Write train, val or test there, or remove it.")
             if cell_text(split) not in parts:
                 continue
             part = parts[cell_text(split)]

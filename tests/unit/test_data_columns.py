@@ -106,6 +106,7 @@ def test_columns_are_known_by_their_names(tmp_path: Path, name: str, lines: list
         ),
         (["image,label,Class", "a.jpg,cat,1"], "of which label and Class may each be the label. Rename all but one"),
         (["path,file,label", "a.jpg,b.jpg,cat"], "of which path and file may each be the image"),
+        (["image,label,split", "a.jpg,cat,train", "b.jpg,cat,"], r"images\.csv, line 3: says no part\. Write train"),
         (["image,label,split", "a.jpg,cat"], "found 'a.jpg,cat', expected 3 columns, in line 2"),
         (["image,label", "a.jpg,"], "found 'a.jpg,', expected a path and a label, in line 2"),
     ],
