@@ -297,6 +297,23 @@ def test_weights_decide_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "no weights of a Swin Transformer" in capsys.readouterr().err
 
 
+def test_weights_that_have_seen_little_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts(tmp_path / "photos")
+    model = create_model("swin_tiny", embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=4, num_classes=3)
+    needed = sum(parameter.numel() for parameter in model.parameters()) // 100
+    run = {"model": model.state_dict(), "epoch": 0, "num_samples": needed - 1, "position": 0}
+    command = ["--data-path", "photos", "--weights", "run.pth", "--minutes", "0.05", "--device", "cpu", "--force"]
+    used = {}
+    for seen, before in ((needed - 1, ""), (needed, ""), (needed - 1, "swin_tiny.pth")):
+        config = {"MODEL": {"PRETRAINED": before, "SWIN": {"EMBED_DIM": 8, "DEPTHS": [1, 2], "NUM_HEADS": [1, 2]}}}
+        torch.save({**run, "num_samples": seen, "config": config}, "run.pth")
+        assert choose.count_seen("run.pth") == (None if before else seen)
+        assert main(command) == 0
+        used[seen, before] = load_config("photos.yaml").MODEL.PRETRAINED == "run.pth"
+        assert ("run.pth is not used" in capsys.readouterr().out) != used[seen, before]
+    assert [*used.values()] == [False, True, True]
+
+
 def facts(images: int = 300, side_px: float = 240) -> Facts:
     return Facts({"DATA.DATA_PATH": "x"}, ["a1", "b1"], [images // 2] * 2, images, 100, 0, 100, side_px, False, 0, [])
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from swin.config import Config, config_from_dict, load_config
 from swin.distributed import Distributed
 from swin.weights import read_weights
+from swin.weights.files import find_weight_file, read_weight_file
 from swin.weights.source import Weights, model_arguments
 from tools.start.look import Facts
 from tools.start.measure import Cost, Speed, find_cost, find_memory, measure
-from tools.start.rules import DERIVED, PARTS, SIZES, VAL_SPLIT_REASON, settle
+from tools.start.rules import DERIVED, PARTS, SEEN_A_PARAMETER, SIZES, VAL_SPLIT_REASON, settle
 
 _MOST_MEASURED = 3
 _MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.85}  # of what is there, for training
@@ -96,6 +97,14 @@ def choose(
         ConfigError: `opts` cannot be.
     """
     read = read_weights(weights) if weights else None
+    if read and weights and (seen := count_seen(weights)) is not None:
+        needed = int(SEEN_A_PARAMETER * sum(tensor.numel() for tensor in read.tensors.values()))
+        if seen < needed:
+            say(
+                f"{weights} is not used: it is from scratch and has seen {seen:,} images in training, where fewer than "
+                f"{needed:,} teach a model of its size little. A small model from scratch learns more in the same time."
+            )
+            read = None
     models = list(_models_with(read, weights, facts) if read and weights else _models_from_scratch(facts))
     known = {
         "pretrained": float(read is not None),
@@ -118,6 +127,20 @@ def choose(
     ]
     chosen = _plan(candidates[index], speeds[index], facts, minutes, opts)
     return replace(chosen, tried=tried, warnings=warnings[index])
+
+
+def count_seen(weights: str) -> int | None:
+    """Return the images that a checkpoint's training has shown the model, as often as it has.
+
+    None where that is not known, and where the training itself began with other weights.
+    """
+    content = read_weight_file(find_weight_file(weights))
+    try:
+        if content["config"]["MODEL"].get("PRETRAINED"):
+            return None
+        return int((content["epoch"] + 1) * content["num_samples"] + content["position"])
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _models_from_scratch(facts: Facts) -> Iterator[tuple[Settings, float]]:
