@@ -163,9 +163,9 @@ def test_2000_mutated_checkpoints_are_refused_or_read_as_they_were(tmp_path):
     for index in range(2000):
         kinds = (lambda: mutate(data, chance), lambda: repacked(data, lambda part: mutate(part, chance)))
         broken = (*kinds, lambda: mutate(old, chance))[index % 3]()
-        begin = time.perf_counter()
+        begin = time.process_time()
         num_refused += is_refused(file, broken, expected)
-        longest_sec = max(longest_sec, time.perf_counter() - begin)
+        longest_sec = max(longest_sec, time.process_time() - begin)
     assert num_refused > 1500
     assert longest_sec < 10
 
@@ -231,11 +231,11 @@ def test_content_without_bounds_is_refused_at_once_and_in_little_memory(tmp_path
     peak, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")  # the peak begins anew
-    begin, before = time.perf_counter(), peak_memory_kb(peak)
+    begin, before = time.process_time(), peak_memory_kb(peak)
     with pytest.raises(CheckpointError, match=words) as caught:
         read_checkpoint(tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10  # of this process: others may run beside it
     assert peak_memory_kb(peak) - before < 100_000
 
 
