@@ -340,7 +340,7 @@ RULES = (
     ),
 )
 # Images that a model from scratch has to have seen in training for each of its parameters, or its weights are left out:
-# a quarter of an epoch of ImageNet for Swin-T. Measured: tools/results/start.json, Swin-T after 2,016 images.
+# a quarter of an epoch of ImageNet for Swin-T. A guess: no such weights have been compared with a small model.
 SEEN_A_PARAMETER = 0.01
 VAL_SPLIT = 0.2  # held out where the data has no part to validate on
 VAL_SPLIT_REASON = "the data has no part to validate on: a fifth of each class is held out"
