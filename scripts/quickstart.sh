@@ -24,6 +24,6 @@ All of it is in $run. What it learned, to open in a browser: $run/report.html
 What to run next:
   source .venv/bin/activate
   tensorboard --logdir output                                              # the curves
-  python main.py --cfg configs/swin_flowers.yaml --data-path FOLDER        # your own images: FOLDER/{train,val}/CLASS/*.jpg
+  python -m tools.start --data-path FOLDER                                 # your own images: writes a config for them
   torchrun --nproc-per-node=8 main.py --cfg configs/swin_tiny.yaml --data-path IMAGENET
 EOT
