@@ -24,9 +24,7 @@ FIGURES = {
     "macro_f1": Figure("macro_f1", "macro F1", "best macro F1"),
     "loss": Figure("loss", "loss", "lowest loss", is_better_lower=True),
     "mAP": Figure("mean_average_precision", "mAP", "best mean average precision"),
-    "last": Figure(
-        "loss", "loss", "loss of the last weights"
-    ),  # each is better than the one before, whatever it measures
+    "last": Figure("loss", "loss", "loss of the last weights"),  # each is better than the one before
 }
 _OF_SEVERAL_LABELS = ("mAP", "macro_f1", "loss", "last")
 

@@ -212,11 +212,10 @@ def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
         return
     if content:
         load_weights(state.model, content, strict=True)
-    is_averaged = state.ema is not None and not content
     job.logger.info(f"test: its {data.test.num_samples} images are looked at once, with the weights of epoch {epoch}")
     about = {"checkpoint": str(best if content else trainer.last), "epoch": epoch, **describe_data(job.cfg, "test")}
     about |= describe_threshold(content.get("threshold", trainer.best.threshold), data)
-    with state.ema.applied(state.model) if state.ema and is_averaged else nullcontext():
+    with state.ema.applied(state.model) if state.ema and not content else nullcontext():
         metrics = evaluate_into(folder, job, state.model, replace(data, val=data.test, part="test"), about)
     if dist.is_main:
         where = {"epoch": epoch, "step": trainer.progress.step, "samples": trainer.progress.samples}

@@ -4,7 +4,6 @@ Legend: N images, K classes.
 """
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +55,7 @@ class LabelPredictions(Table):
     """Any number of labels an image. The columns are those of `LabelColumns`, as arrays."""
 
     KEYS: ClassVar = {"labels": "label", "losses": "loss", "logits": "logits"}
+    LABEL_TYPE: ClassVar = torch.uint8
 
     labels: np.ndarray
     losses: np.ndarray
@@ -66,23 +66,6 @@ class LabelPredictions(Table):
         logits_BK = logits_BK.float()
         losses_BK = F.binary_cross_entropy_with_logits(logits_BK, labels.float(), reduction="none")
         return LabelColumns(labels, losses_BK.mean(dim=1), logits_BK)
-
-    @classmethod
-    def of(
-        cls,
-        logits_NK: np.ndarray | Tensor,
-        labels_NK: np.ndarray | Tensor,
-        *,
-        names: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        **more: Any,
-    ) -> "LabelPredictions":
-        """Make the table of logits that are at hand; images and classes without names go by their numbers."""
-        logits_NK, labels_NK = torch.as_tensor(logits_NK), torch.as_tensor(labels_NK, dtype=torch.uint8)
-        columns = [column.numpy() for column in cls.read(logits_NK, labels_NK, len(logits_NK))]
-        classes = classes if classes is not None else [str(label) for label in range(logits_NK.shape[1])]
-        names = names if names is not None else [str(index) for index in range(len(logits_NK))]
-        return cls(classes, names, *columns, **more)
 
     @cached_property
     def probabilities(self) -> np.ndarray:

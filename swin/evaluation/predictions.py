@@ -110,6 +110,7 @@ class Predictions(Table):
     """
 
     KEYS: ClassVar = dict(zip(Columns._fields, _KEYS, strict=True))
+    LABEL_TYPE: ClassVar = torch.int64
 
     labels: np.ndarray
     preds: np.ndarray
@@ -121,26 +122,6 @@ class Predictions(Table):
     @staticmethod
     def read(logits_BK: Tensor, labels: Tensor, num_images: int) -> Columns:
         return read_columns(logits_BK, labels, storage_dtype(num_images, logits_BK.shape[1]))
-
-    @classmethod
-    def of(
-        cls,
-        logits_NK: np.ndarray | Tensor,
-        labels_N: np.ndarray | Tensor,
-        *,
-        names: Sequence[str] | None = None,
-        classes: Sequence[str] | None = None,
-        about: dict[str, Any] | None = None,
-    ) -> "Predictions":
-        """Make the table of logits that are at hand; images and classes without names go by their numbers."""
-        logits_NK, labels_N = torch.as_tensor(logits_NK), torch.as_tensor(labels_N, dtype=torch.int64)
-        columns = read_columns(logits_NK, labels_N, storage_dtype(*logits_NK.shape))
-        classes = classes if classes is not None else [str(label) for label in range(logits_NK.shape[1])]
-        names = names if names is not None else [str(index) for index in range(len(logits_NK))]
-        arrays: dict[str, Any] = {
-            name: None if column is None else column.numpy() for name, column in columns._asdict().items()
-        }
-        return cls(classes, names, **arrays, about=about or {})
 
     def count(self) -> EvalResult:
         """Count what was hit; figures of classes are scikit-learn's, in a hundredth of its time."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from swin.errors import DataError
@@ -33,6 +34,7 @@ class Table(ABC):
     """
 
     KEYS: ClassVar[dict[str, str]]  # by attribute with a row an image, the array's name in a file
+    LABEL_TYPE: ClassVar[torch.dtype]  # of the labels
 
     classes: Sequence[str]
     names: Sequence[str]
@@ -40,6 +42,24 @@ class Table(ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @classmethod
+    def of(
+        cls,
+        logits_NK: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor,
+        *,
+        names: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> Self:
+        """Make the table of logits that are at hand; images and classes without names go by their numbers."""
+        logits_NK, labels = torch.as_tensor(logits_NK), torch.as_tensor(labels, dtype=cls.LABEL_TYPE)
+        columns = zip(cls.KEYS, cls.read(logits_NK, labels, len(logits_NK)), strict=True)
+        arrays: dict[str, Any] = {name: None if column is None else column.numpy() for name, column in columns}
+        classes = classes if classes is not None else [str(label) for label in range(logits_NK.shape[1])]
+        names = names if names is not None else [str(index) for index in range(len(logits_NK))]
+        return cls(classes, names, **arrays, about=about or {})
 
     @staticmethod
     @abstractmethod
