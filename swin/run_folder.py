@@ -87,12 +87,19 @@ class RunFolder:
         Raises:
             ConfigError: one of the files cannot be written.
         """
-        self.status = {"started": timestamp(), "epoch": None, "position": None, "samples": None, "step": None}
+        self.status = {
+            "started": timestamp(),
+            "epoch": None,
+            "position": None,
+            "samples": None,
+            "step": None,
+            "seconds": None,
+        }
         write_atomically(self.path / "config.yaml", encode(config_yaml))
         self.write_json("classes", list(classes))
         self.write_json("environment", describe_environment(argv))
 
-    def write_status(self, state: str, *, exit_code: int | None = None, message: str = "", **progress: int) -> None:
+    def write_status(self, state: str, *, exit_code: int | None = None, message: str = "", **progress: Any) -> None:
         """Write status.json; before `begin` do nothing, since a refused start leaves an earlier run's status alone.
 
         The first failure stands: other processes then only tell that they have lost the one that failed.
@@ -101,7 +108,7 @@ class RunFolder:
             state: `running`, `stopped`, `failed` or `done`.
             exit_code: Of this process, which a launcher may turn into another; None while it runs.
             message: What ended the run.
-            progress: Any of `epoch position samples step`; the others keep their last values.
+            progress: Any of `epoch position samples step seconds`; the others keep their last values.
         """
         if not self.status or self._has_failed():
             return

@@ -43,6 +43,7 @@ _INSTEAD = {
     "--opts TRAIN.MIN_LR {}": "--min-lr --lr-min",
     "--opts TRAIN.WARMUP_LR {}": "--warmup-lr",
     "--opts TRAIN.EPOCHS {}": "--epochs --epoch --num-epochs --max-epochs",
+    "--opts TRAIN.MINUTES {}": "--minutes --max-minutes --time-budget",
     "--opts TRAIN.WARMUP_EPOCHS {}": "--warmup-epochs --warmup --warmup-ratio",
     "--opts TRAIN.WEIGHT_DECAY {}": "--wd --weight-decay",
     "--opts TRAIN.LAYER_DECAY {}": "--layer-decay --llrd",

@@ -135,7 +135,7 @@ def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
             "{TRAIN.WARMUP_EPOCHS} must be less than {TRAIN.EPOCHS}, or the learning rate never reaches its peak: "
             "a share of the run fits any number of epochs, as --opts TRAIN.WARMUP_EPOCHS 0.1 (0 for none)"
         )
-    if v["TRAIN.START_EPOCH"] >= v["TRAIN.EPOCHS"]:
+    if v["TRAIN.START_EPOCH"] >= v["TRAIN.EPOCHS"] and not v["TRAIN.MINUTES"]:
         yield "{TRAIN.START_EPOCH} must be less than {TRAIN.EPOCHS}: nothing would be trained"
     if v["TRAIN.PATIENCE"] and v["TRAIN.MONITOR"] == "last":
         yield "{TRAIN.PATIENCE} waits for a better evaluation, and with {TRAIN.MONITOR} none is: set another or 0"

@@ -1,4 +1,4 @@
-"""A run in words, before it begins."""
+"""A run in words: before it begins, and at its end."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def describe_plan(trainer: Trainer) -> str:
         f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
-        f"steps: {progress.total_epochs:g} epochs x {progress.updates_per_epoch} updates = {steps}, "
-        f"the first {count_warmup_steps(cfg, steps)} of them warm-up\n"
+        f"steps: {count_epochs(trainer)} epochs x {progress.updates_per_epoch} updates = {steps}, "
+        f"the first {count_warmup_steps(cfg, steps)} of them warm-up{describe_time(trainer)}\n"
         f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
@@ -75,3 +75,31 @@ def find_doubts(trainer: Trainer) -> list[str]:
             f"{train.BASE_LR * (planned / reference) ** 0.5:.1e}; or set TRAIN.LR_REFERENCE_BATCH 0 and your own rates."
         )
     return found
+
+
+def count_epochs(trainer: Trainer) -> str:
+    """Show the epochs of a whole run: a whole number, or with one place."""
+    epochs = trainer.progress.total_epochs
+    return f"{epochs:.0f}" if epochs.is_integer() else f"{epochs:.1f}"
+
+
+def describe_time(trainer: Trainer) -> str:
+    """Say how much of the time of a run is used; nothing of one without TRAIN.MINUTES."""
+    minutes = trainer.cfg.TRAIN.MINUTES
+    return f"; trained for {trainer.clock.seconds:.1f} s of TRAIN.MINUTES {minutes:g}" if minutes else ""
+
+
+def describe_end(trainer: Trainer) -> str:
+    """Say that a run was at its end before it was started, and how to go on."""
+    key = "TRAIN.MINUTES" if trainer.cfg.TRAIN.MINUTES else "TRAIN.EPOCHS"
+    if trainer.progress.is_over:
+        done = f"all {count_epochs(trainer)} epochs are done{describe_time(trainer)}"
+        return f"{done}; {trainer.best}. Raise {key} to go on."
+    return f"the run is done, {describe_early(trainer)}; {trainer.best}. Raise TRAIN.PATIENCE to go on, or set it to 0."
+
+
+def describe_early(trainer: Trainer) -> str:
+    """Say why a run ended before its last epoch."""
+    at, waited = trainer.progress.epoch, trainer.best.waited
+    such = "1 evaluation was" if waited == 1 else f"{waited} evaluations in a row were"
+    return f"after {at} of {count_epochs(trainer)} epochs, since {such} not better (TRAIN.PATIENCE)"

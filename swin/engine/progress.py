@@ -1,5 +1,6 @@
-"""How far a run is, in samples: what the order of the samples, the learning rate and the logs follow."""
+"""How far a run is, in samples: what the order of the samples, the learning rate and the logs follow; and in time."""
 
+import time
 from dataclasses import dataclass
 
 
@@ -76,3 +77,26 @@ class Progress:
         """Go on to the beginning of the next epoch, if the one at hand is done."""
         if self.position >= self.num_samples:
             self.epoch, self.position = self.epoch + 1, 0
+
+
+class Stopwatch:
+    """Counts the seconds that are spent inside of its `with` blocks.
+
+    Attributes:
+        before_sec: those of blocks that have ended, here or in an earlier start of the run.
+    """
+
+    def __init__(self) -> None:
+        self.before_sec = 0.0
+        self._begin: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, those of the block at hand included."""
+        return self.before_sec + (0.0 if self._begin is None else time.monotonic() - self._begin)
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.before_sec, self._begin = self.seconds, None

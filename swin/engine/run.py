@@ -15,12 +15,13 @@ from swin.config import config_to_dict, dump_config
 from swin.config.flags import run_name
 from swin.config.tree import flatten
 from swin.distributed import from_main, gather
+from swin.engine.budget import fix_length
 from swin.engine.build import Job, compile_model, describe_frozen
 from swin.engine.checkpoint import BEST
 from swin.engine.command import record_end
 from swin.engine.evaluate import describe_data, evaluate
 from swin.engine.picture import draw_first_batch
-from swin.engine.plan import describe_plan, find_doubts
+from swin.engine.plan import describe_early, describe_end, describe_plan, describe_time, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
 from swin.engine.throughput import SUMMARY, measure_throughput, summarize
@@ -142,8 +143,11 @@ def make_trainer(job: Job) -> Trainer:
             logger.info(f"{cfg.MODEL.PRETRAINED} (--pretrained) is not used, since the run is resumed")
         check_classes(content, data.classes, path)
         trainer.restore(content, path)
+        trainer.clock.before_sec = content.get("seconds", 0.0)
         if changes := changed_settings(content, cfg):
             logger.info(f"settings that differ from the checkpoint's: {', '.join(changes)}")
+    if not trainer.is_length_known:
+        fix_length(trainer, None if job.is_dry else job.folder.path)
     logger.info(describe_plan(trainer))
     for doubt in find_doubts(trainer):
         logger.warning(doubt)
@@ -182,13 +186,13 @@ def run_training(
             trainer.run()
             job.logger.hparams(flatten(config_to_dict(job.cfg)), done=True)
             early = f", early: {describe_early(trainer)}" if trainer.best.is_over else ""
-            done = f"done{early}: {trainer.best}, checkpoints in {folder.path / 'checkpoints'}"
+            done = f"done{early}: {trainer.best}{describe_time(trainer)}, checkpoints in {folder.path / 'checkpoints'}"
         evaluate_test(job, trainer, has_trained=not was_done)
         job.logger.info(done)
         if is_main:
             if job.write_report(folder.path):
                 show_confusions(job, trainer)
-            folder.write_status("done", exit_code=0, message=done)
+            folder.write_status("done", exit_code=0, message=done, seconds=round(trainer.clock.seconds, 1))
     except BaseException as error:
         record_end(job, error)
         raise
@@ -207,7 +211,9 @@ def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
         return
     best, folder = trainer.writer.folder / BEST, job.folder.path / "test"
     content = read_agreed(best, dist) if from_main(best.is_file) else {}
-    epoch = content.get("epoch", trainer.progress.last_epoch)
+    epoch = trainer.progress.last_epoch
+    if "epoch" in content:
+        epoch = content["epoch"] + (content.get("position", 0) > 0)
     if not has_trained and from_main(lambda: read_epoch(folder / "metrics.json") == epoch):
         return
     if content:
@@ -228,21 +234,6 @@ def read_epoch(file: Path) -> int | None:
         return json.loads(file.read_bytes())["epoch"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def describe_end(trainer: Trainer) -> str:
-    """Say that a run was at its end before it was started, and how to go on."""
-    epochs = trainer.cfg.TRAIN.EPOCHS
-    if trainer.progress.is_over:
-        return f"all {epochs} epochs are done; {trainer.best}. Raise TRAIN.EPOCHS to go on."
-    return f"the run is done, {describe_early(trainer)}; {trainer.best}. Raise TRAIN.PATIENCE to go on, or set it to 0."
-
-
-def describe_early(trainer: Trainer) -> str:
-    """Say why a run ended before its last epoch."""
-    at, waited, cfg = trainer.progress.epoch, trainer.best.waited, trainer.cfg
-    such = "1 evaluation was" if waited == 1 else f"{waited} evaluations in a row were"
-    return f"after {at} of {cfg.TRAIN.EPOCHS} epochs, since {such} not better (TRAIN.PATIENCE)"
 
 
 def show_confusions(job: Job, trainer: Trainer) -> None:

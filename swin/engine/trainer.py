@@ -1,18 +1,20 @@
 """The owner of a training run: epochs of updates, and when to log, save, evaluate, go back and stop."""
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from swin.batches import Data
-from swin.config import config_to_dict
+from swin.config import config_to_dict, flatten
 from swin.distributed import explain_timeout, from_main, is_collective_error
 from swin.engine.best import begin_best
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
-from swin.engine.progress import Progress
+from swin.engine.progress import Progress, Stopwatch
 from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.update_log import UpdateLog
@@ -31,6 +33,8 @@ class Trainer:
         state: what an update uses and changes.
         total_batch: samples of an update now, over all processes and micro-batches.
         progress: how far the run is, laid out for the total batch that it began with.
+        clock: the seconds that it has trained, evaluations and saves included.
+        is_length_known: whether it is known where the run ends; TRAIN.MINUTES has to be measured once.
         schedule: the planned learning rate of each update of that total batch.
         best: the best evaluation so far.
         evaluated: whether the evaluation that is due where the run stands is done.
@@ -51,10 +55,9 @@ class Trainer:
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
         self.best = begin_best(self.cfg.TRAIN.MONITOR, self.cfg.TRAIN.PATIENCE, multi_label=data.multi_label)
         self.evaluated, self.rollbacks = True, 0
-        self.is_save_due, self.saved_at = False, time.monotonic()
+        self.is_save_due, self.saved_at, self.clock = False, time.monotonic(), Stopwatch()
         num_samples = data.train.num_samples
-        total_samples = self.cfg.TRAIN.EPOCHS * num_samples
-        progress = Progress(num_samples, self.total_batch, total_samples, self.cfg.TRAIN.START_EPOCH)
+        progress = Progress(num_samples, self.total_batch, self._find_length({}), self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
         self._start_at(progress)
         self.log = UpdateLog(self.logger, self.watch, progress)
@@ -64,6 +67,19 @@ class Trainer:
         self.schedule = build_schedule(
             self.cfg, effective_batch=progress.total_batch, total_updates=progress.total_updates
         )
+
+    def _find_length(self, content: Mapping[str, Any]) -> int:
+        """Return the samples of the whole run; under TRAIN.MINUTES those that a checkpoint of that time has, if any."""
+        train, num_samples = self.cfg.TRAIN, self.batches.num_samples
+        before = flatten(content.get("config", {})).get("TRAIN.MINUTES"), content.get("num_samples")
+        is_kept = "total_samples" in content and before == (train.MINUTES, num_samples)
+        self.is_length_known = is_kept or not train.MINUTES
+        return content["total_samples"] if train.MINUTES and is_kept else train.EPOCHS * num_samples
+
+    def set_length(self, total_samples: int) -> None:
+        """Fix the samples of the whole run, which the schedule spans."""
+        self._start_at(replace(self.progress, total_samples=total_samples))
+        self.is_length_known = True
 
     @property
     def is_at_end(self) -> bool:
@@ -87,6 +103,7 @@ class Trainer:
             **self.state.state_dict(),
             **vars(self.progress),
             "epoch": self.progress.epoch - 1,
+            "seconds": self.clock.seconds,
             "skipped": self.log.skipped,
             "rollbacks": self.rollbacks,
             **self.best.state_dict(),
@@ -111,9 +128,8 @@ class Trainer:
             )
         self.state.load_state_dict(content, source)
         self.good = source
-        total_samples = self.cfg.TRAIN.EPOCHS * num_samples
         total_batch = content.get("total_batch", self.total_batch)
-        progress = Progress(num_samples, total_batch, total_samples, content["epoch"] + 1, position)
+        progress = Progress(num_samples, total_batch, self._find_length(content), content["epoch"] + 1, position)
         progress.step = content.get("step", progress.epoch * progress.updates_per_epoch)
         self._start_at(progress)
         self.log.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
@@ -142,8 +158,10 @@ class Trainer:
 
     def write_status(self) -> None:
         """Write status.json: the run goes on, and where it stands."""
-        at = self.progress
-        self.folder.write_status("running", epoch=at.epoch, position=at.position, samples=at.samples, step=at.step)
+        at, sec = self.progress, round(self.clock.seconds, 1)
+        self.folder.write_status(
+            "running", epoch=at.epoch, position=at.position, samples=at.samples, step=at.step, seconds=sec
+        )
 
     def run(self) -> None:
         """Train to the end, evaluate and save.
@@ -155,14 +173,8 @@ class Trainer:
         """
         self.stop.defer()
         try:
-            self._evaluate_if_due()  # what a kill kept a run from doing
-            while not self.is_at_end:
-                self._train_epoch_or_roll_back()
-            self.writer.wait_on_all(self.dist)
-            if not self._is_sound():
-                raise NonFiniteError(
-                    f"the run's last updates were not finite, so that its end is not saved; {self._describe_good()}."
-                )
+            with self.clock:
+                self._train_to_end()
         except RunStoppedError as error:
             self.writer.wait_on_all(self.dist)
             saved = f"everything is saved in {self.last}, and the same command continues from there"
@@ -174,6 +186,16 @@ class Trainer:
                 raise
             raise ProcessGroupError(explain_timeout(error, self.dist.rank, self.progress.step)) from error
 
+    def _train_to_end(self) -> None:
+        self._evaluate_if_due()  # what a kill kept a run from doing
+        while not self.is_at_end:
+            self._train_epoch_or_roll_back()
+        self.writer.wait_on_all(self.dist)
+        if not self._is_sound():
+            raise NonFiniteError(
+                f"the run's last updates were not finite, so that its end is not saved; {self._describe_good()}."
+            )
+
     def _train_epoch_or_roll_back(self) -> None:
         try:
             self._train_epoch()
@@ -181,8 +203,9 @@ class Trainer:
             good, allowed = from_main(lambda: self.good), self.cfg.TRAIN.ROLLBACK
             if self.rollbacks >= allowed or good is None:
                 raise
-            done = self.rollbacks + 1
+            done, total_samples = self.rollbacks + 1, self.progress.total_samples
             self.restore(read_agreed(good, self.dist), good)
+            self.set_length(total_samples)
             self.rollbacks, self.totals = done, StepTotals(self.dist.device)
             self.logger.open(self.folder.path, step=self.progress.step, evaluated=self.evaluated)
             self.logger.warning(

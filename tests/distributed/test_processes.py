@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from swin.engine import budget
+
 
 def finish(runner, process):
     status, output = runner.finish(process)
@@ -26,6 +28,20 @@ def test_two_processes_give_the_losses_of_one_with_the_same_global_batch(runner)
     # Sums of the same float32 numbers in another order; after 8 updates of AdamW they have grown to about 1e-5.
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=2e-4)
     assert [row["grad_norm"] for row in two] == pytest.approx([row["grad_norm"] for row in one], rel=5e-3)
+
+
+def test_two_processes_agree_on_the_length_of_a_run_of_minutes(runner, monkeypatch):
+    options = ["AUG.MIXUP", "0", "AUG.CUTMIX", "0", "MODEL.DROP_PATH_RATE", "0", "EVAL_FREQ", "100", "SAVE_FREQ", "100"]
+    two = runner.start("two", "--batch-size", "4", "--opts", *options, "TRAIN.MINUTES", "0.03", processes=2)
+    assert "measured in" in finish(runner, two)
+    length = runner.checkpoint("two")["total_samples"]
+    monkeypatch.setattr(budget, "find_length", lambda *args, **more: length)
+    assert runner("one", "--batch-size", "8", "--opts", *options, "TRAIN.MINUTES", "0.03") == 0
+    one, two = (runner.rows(tag, "train") for tag in ("one", "two"))
+    assert one[-1]["samples"] == two[-1]["samples"] == length
+    assert [row["lr"] for row in two] == [row["lr"] for row in one]
+    # Rounding grows with the updates; how many there are depends on the machine.
+    assert [row["loss"] for row in two[:8]] == pytest.approx([row["loss"] for row in one[:8]], rel=2e-4)
 
 
 def test_evaluation_counts_do_not_depend_on_processes_or_batch_size(runner):

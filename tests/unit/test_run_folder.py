@@ -233,11 +233,12 @@ def test_environment_outside_a_checkout_has_no_git(monkeypatch, tmp_path):
 def test_the_status_keeps_the_last_known_progress_and_the_start(folder):
     folder.lock()
     begin(folder)
-    folder.write_status("running", epoch=1, position=10, samples=90, step=9)
+    folder.write_status("running", epoch=1, position=10, samples=90, step=9, seconds=1.5)
     running = json.loads((folder.path / "status.json").read_text())
     folder.write_status("failed", exit_code=2, message="the disk is full")
     failed = json.loads((folder.path / "status.json").read_text())
-    known = {"epoch": 1, "position": 10, "samples": 90, "step": 9, "started": running["started"]}
+    where = {"epoch": 1, "position": 10, "samples": 90, "step": 9, "seconds": 1.5}
+    known = {**where, "started": running["started"]}
     assert running == {"state": "running", "exit_code": None, "message": "", **known, "updated": running["updated"]}
     assert failed == {
         "state": "failed",

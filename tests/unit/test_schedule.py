@@ -93,6 +93,18 @@ def test_a_warm_up_may_be_a_share_of_the_run(warmup, epochs, steps):
     assert load_config(None, (), flatten(cfg)) == cfg, "a share is dumped as a share"
 
 
+def test_epochs_keep_their_share_of_a_run_of_another_length():
+    options = ["TRAIN.EPOCHS", "100", "TRAIN.WARMUP_EPOCHS", "10", "TRAIN.LR_REFERENCE_BATCH", "0"]
+    steps = ["TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", "[50, 75]"]
+    cfg = load_config(opts=[*options, *steps, "TRAIN.MINUTES", "1"])
+    assert count_warmup_steps(cfg, 230) == 23
+    schedule = build_schedule(cfg, effective_batch=7, total_updates=230)
+    assert [schedule(step) for step in (23, 114, 115, 229)] == pytest.approx([5e-4, 5e-4, 5e-5, 5e-6])
+    decay = ["TRAIN.LR_SCHEDULER.NAME", "step", "TRAIN.LR_SCHEDULER.DECAY_EPOCHS", "30"]
+    schedule = build_schedule(load_config(opts=[*options, *decay]), effective_batch=7, total_updates=10)
+    assert [schedule(step) for step in (2, 3, 6)] == pytest.approx([5e-4, 5e-5, 5e-6])
+
+
 def test_rates_may_follow_the_square_root_of_the_batch():
     cfg = load_config(opts=["TRAIN.LR_SCALING", "sqrt"])
     for batch, factor in ((512, 1.0), (8, 0.125), (2048, 2.0)):

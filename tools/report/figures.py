@@ -64,9 +64,9 @@ def curves(runs: Mapping[str, Sequence[Row]]) -> Draw:
 
 
 def _images_an_epoch(rows: Sequence[Row]) -> float | None:
-    """Evaluations come at the end of an epoch, so they tell its length."""
-    found = next((row for row in reversed(rows) if row.get("kind") == "eval" and row.get("samples")), None)
-    return found["samples"] / (found["epoch"] + 1) if found else None
+    """Evaluations come at the end of an epoch, so they tell its length; the last one may come before."""
+    evaluated = (row for row in rows if row.get("kind") == "eval" and row.get("samples"))
+    return max((row["samples"] / (row["epoch"] + 1) for row in evaluated), default=None)
 
 
 def _points(rows: Sequence[Row], kind: str, key: str, factor: float, scale: float) -> tuple[list[float], list[float]]:

@@ -7,6 +7,11 @@ TRAIN = {
         Epoch that a run without a checkpoint counts from; a resumed run takes its own from the checkpoint."""),
     "EPOCHS": Key(300, between="[1, 1e9]").means("""
         Passes over the training set. The schedule spans them: a change moves every learning rate but the first."""),
+    "MINUTES": Key(0.0, between="[0, 1e6]", is_new=True).means("""
+        The time that the run takes, evaluations and checkpoints included, instead of EPOCHS; 0 for none. How many
+        updates fit is measured once, before the first. What is given in epochs (WARMUP_EPOCHS, MULTISTEPS,
+        DECAY_EPOCHS) keeps its share of EPOCHS. Not counted: start-up, and the test part and the report at the
+        end."""),
     "WARMUP_EPOCHS": Key(
         20,
         "int|float",
