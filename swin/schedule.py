@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from swin.config import Config
 from swin.errors import ConfigError
+from swin.phases import Phases, grow_batch
 
 Schedule = Callable[[float], float]
 
@@ -62,18 +63,21 @@ def make_schedule(
     return schedule
 
 
-def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int) -> Schedule:
+def build_schedule(
+    cfg: Config, *, effective_batch: int, updates_per_epoch: int, phases: Phases | None = None
+) -> Schedule:
     """Make the schedule of a configured run.
 
     The base, warm-up and minimum learning rates are multiplied by `find_lr_factor`. The official code ends its linear
     schedule at 1% of the peak whatever TRAIN.MIN_LR says; here MIN_LR counts, which is the same for every recipe whose
     MIN_LR is 1% of its BASE_LR.
 
-    The `effective_batch` are the samples of an update, over all processes and micro-batches, when the run began.
+    The `effective_batch` are the samples of an update, over all processes and micro-batches, when the run began. In
+    `phases` with larger updates the rates are multiplied as for such a batch, at the same samples.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
     scale = find_lr_factor(cfg, effective_batch)
-    return make_schedule(
+    schedule = make_schedule(
         name=scheduler.NAME,
         peak_lr=train.BASE_LR * scale,
         warmup_lr=train.WARMUP_LR * scale,
@@ -86,6 +90,14 @@ def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int)
         milestones=[epoch * updates_per_epoch for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
     )
+    if phases is None:
+        return schedule
+
+    def scaled(step: float) -> float:
+        grown = grow_batch(effective_batch, phases.of_epoch(int(step // updates_per_epoch)).growth)
+        return schedule(step) * (find_lr_factor(cfg, grown) / scale)
+
+    return scaled
 
 
 def find_lr_factor(cfg: Config, effective_batch: int) -> float:

@@ -20,6 +20,7 @@ from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.models import SwinTransformer
 from swin.optim import set_lr
+from swin.phases import build_phases
 from swin.records import encode, write_atomically
 from swin.schedule import build_schedule
 
@@ -31,7 +32,7 @@ class Trainer:
         state: what an update uses and changes.
         total_batch: samples of an update now, over all processes and micro-batches.
         progress: how far the run is, laid out for the total batch that it began with.
-        schedule: the planned learning rate of each update of that total batch.
+        phases, schedule: the sizes of its images, and the planned learning rate of each update of that total batch.
         best: the best evaluation so far.
         skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
@@ -51,17 +52,16 @@ class Trainer:
         self.good: Path | None = None
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
         self.best = begin_best(self.cfg.TRAIN.MONITOR, self.cfg.TRAIN.PATIENCE, multi_label=data.multi_label)
-        self.skipped, self.evaluated, self.rollbacks = 0, True, 0
-        self.is_save_due, self.saved_at = False, time.monotonic()
+        self.skipped, self.evaluated, self.rollbacks, self.is_save_due = 0, True, 0, False
+        self.saved_at = time.monotonic()
         progress = Progress(data.train.num_samples, self.total_batch, self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
         self._start_at(progress)
 
     def _start_at(self, progress: Progress) -> None:
-        self.progress = progress
-        self.schedule = build_schedule(
-            self.cfg, effective_batch=progress.total_batch, updates_per_epoch=progress.updates_per_epoch
-        )
+        cfg, batch, updates = self.cfg, progress.total_batch, progress.updates_per_epoch
+        self.progress, self.phases = progress, build_phases(cfg, total_batch=batch, num_samples=progress.num_samples)
+        self.schedule = build_schedule(cfg, effective_batch=batch, updates_per_epoch=updates, phases=self.phases)
 
     @property
     def is_at_end(self) -> bool:
@@ -192,7 +192,8 @@ class Trainer:
         """Update from where the run stands to the end of the epoch."""
         cfg, progress, totals = self.cfg, self.progress, self.totals
         self.state.network.train()
-        batches = self.watch.timed(self.batches.epoch(progress.epoch, progress.position))
+        phase = self.phases.of_epoch(progress.epoch)
+        batches = self.watch.timed(self.batches.epoch(progress.epoch, progress.position, phase))
         # Reading the device's counters would make a GPU wait, so there it is done every few updates only.
         check_steps = 1 if self.dist.device.type == "cpu" else min(cfg.PRINT_FREQ, cfg.TRAIN.MAX_NONFINITE)
         begin, logged, are_asked = time.perf_counter(), replace(progress), False
