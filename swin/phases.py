@@ -1,6 +1,5 @@
 """The phases of a run: in each of them training images have one size, and batches grow as images shrink."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,38 +19,47 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class Phases:
-    """The phases of a run of so many epochs, a broken number where it ends within one."""
+    """The phases of a run, each of which begins where an epoch does."""
 
     phases: list[Phase]
-    epochs: float
+    num_samples: int  # of an epoch
+    total_samples: int  # of the run, whose end may lie within an epoch
+    total_batch: int  # samples of an update before it grows, over all processes and micro-batches, when the run began
 
     def of_epoch(self, epoch: int) -> Phase:
         """Return the phase in which an epoch's first sample lies; that of the last one after the run's end."""
-        done = epoch / self.epochs + _ROUNDING
+        done = epoch * self.num_samples / self.total_samples + _ROUNDING
         return [phase for phase in self.phases if phase.begin <= done][-1]
+
+    def of_update(self, update: float) -> Phase:
+        """Return the phase of an update, perhaps broken, of `total_batch` samples."""
+        return self.of_epoch(int(update // -(-self.num_samples // self.total_batch)))
 
     def spans(self) -> list[tuple[range, Phase]]:
         """Return the epochs of each phase that has any."""
         by_phase: dict[Phase, list[int]] = {}
-        for epoch in range(math.ceil(self.epochs)):
+        for epoch in range(-(-self.total_samples // self.num_samples)):
             by_phase.setdefault(self.of_epoch(epoch), []).append(epoch)
         return [(range(epochs[0], epochs[-1] + 1), phase) for phase, epochs in by_phase.items()]
 
-    def count_updates(self, num_samples: int, total_batch: int) -> int:
-        """Return the updates of the whole run, with so many samples of an epoch and, before it grows, of an update."""
-        sizes = [(len(epochs), grow_batch(total_batch, phase.growth)) for epochs, phase in self.spans()]
-        return sum(epochs * -(-num_samples // size) for epochs, size in sizes)
+    def count_updates(self, total_batch: int) -> int:
+        """Return the updates of the whole run, of so many samples before they grow."""
+        count = 0
+        for epochs, phase in self.spans():
+            size = grow_batch(total_batch, phase.growth)
+            for epoch in epochs:
+                count += -(-min(self.num_samples, self.total_samples - epoch * self.num_samples) // size)
+        return count
 
 
-def build_phases(cfg: Config, *, total_batch: int, num_samples: int) -> Phases:
+def build_phases(cfg: Config, *, total_batch: int, num_samples: int, total_samples: int) -> Phases:
     """Return the phases of a configured run; without a schedule one, of DATA.IMG_SIZE.
 
     A batch grows by the pixels that images lack to DATA.IMG_SIZE, in quarters of itself, and to an epoch at most.
 
     Args:
         cfg: the config.
-        total_batch: samples of an update at DATA.IMG_SIZE, over all processes and micro-batches, when the run began.
-        num_samples: samples of an epoch.
+        total_batch, num_samples, total_samples: as in `Phases`.
     """
     full, phases, begin = as_size(cfg.DATA.IMG_SIZE), list[Phase](), 0.0
     for share, img_size in (*cfg.DATA.IMG_SIZE_SCHEDULE, (1.0, full)):
@@ -60,7 +68,7 @@ def build_phases(cfg: Config, *, total_batch: int, num_samples: int) -> Phases:
             most = min(full[0] * full[1] / (height * width), num_samples / total_batch)
             phases.append(Phase(begin, (height, width), max(1.0, int(4 * most) / 4)))
         begin += share
-    return Phases(phases, cfg.TRAIN.EPOCHS)
+    return Phases(phases, num_samples, total_samples, total_batch)
 
 
 def grow_batch(batch: int, growth: float) -> int:

@@ -10,7 +10,7 @@ from swin.schedule import count_warmup_steps
 def describe_plan(trainer: Trainer) -> str:
     """Describe data, batch, steps and learning rates of a run, a line each."""
     cfg, progress, dist = trainer.cfg, trainer.progress, trainer.dist
-    steps = cfg.TRAIN.EPOCHS * progress.updates_per_epoch
+    steps = progress.total_updates
     rates = [trainer.schedule(step) for step in range(0, steps, max(1, steps // 2000))] + [trainer.schedule(steps - 1)]
     scaled = f"base {cfg.TRAIN.BASE_LR:g}"
     if cfg.TRAIN.LR_REFERENCE_BATCH:
@@ -37,19 +37,18 @@ def describe_plan(trainer: Trainer) -> str:
 
 def describe_steps(trainer: Trainer) -> str:
     """Count the updates; with several sizes of images, say each one's epochs and samples of an update."""
-    progress, phases, epochs = trainer.progress, trainer.phases, trainer.cfg.TRAIN.EPOCHS
-    warmup = count_warmup_steps(trainer.cfg, progress.updates_per_epoch)
+    progress, phases = trainer.progress, trainer.phases
+    warmup, epochs = count_warmup_steps(trainer.cfg, progress.total_updates), f"{progress.total_epochs:g} epochs"
     if len(phases.phases) == 1 and phases.phases[0].growth == 1:
-        updates = progress.updates_per_epoch
-        return f"steps: {epochs} epochs x {updates} updates = {epochs * updates}, the first {warmup} of them warm-up"
+        counts = f"{progress.updates_per_epoch} updates = {progress.total_updates}"
+        return f"steps: {epochs} x {counts}, the first {warmup} of them warm-up"
     sizes = [
         f"{'epoch' if len(span) == 1 else 'epochs'} {'-'.join(str(epoch) for epoch in sorted({span[0], span[-1]}))} at "
         f"{phase.img_size[0]} x {phase.img_size[1]} with {grow_batch(trainer.total_batch, phase.growth)} per update"
         for span, phase in phases.spans()
     ]
-    updates = phases.count_updates(progress.num_samples, trainer.total_batch)
-    share = f"{warmup / progress.updates_per_epoch:.3g}"
-    return f"sizes: {', '.join(sizes)}\nsteps: {epochs} epochs = {updates} updates, the first {share} epochs warm-up"
+    counts, share = phases.count_updates(trainer.total_batch), warmup / progress.updates_per_epoch
+    return f"sizes: {', '.join(sizes)}\nsteps: {epochs} = {counts} updates, the first {share:.3g} epochs warm-up"
 
 
 def describe_classes(classes: Sequence[str], train_counts: Sequence[int], val_counts: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """Which epoch has images of which size, how batches grow, and what rates they get."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,8 @@ from swin.schedule import build_schedule
 
 def make_phases(schedule: str, *options: object, batch: int = 32, num_samples: int = 100_000) -> Phases:
     cfg = load_config(opts=["DATA.IMG_SIZE_SCHEDULE", schedule, *options])
-    return build_phases(cfg, total_batch=batch, num_samples=num_samples)
+    samples = {"num_samples": num_samples, "total_samples": cfg.TRAIN.EPOCHS * num_samples}
+    return build_phases(cfg, total_batch=batch, **samples)
 
 
 def sizes_of(phases: Phases, epochs: int) -> list[int]:
@@ -39,7 +41,7 @@ def test_an_epoch_has_the_size_of_the_phase_that_its_first_sample_lies_in():
     assert sizes_of(make_phases("[[0.75, 160], [0.25, 192]]", *epochs), 11) == [160] * 8 + [192] * 3
     assert sizes_of(make_phases("[]", *epochs), 3) == [224] * 3
     # A run that ends within its third epoch.
-    assert sizes_of(Phases([Phase(0.0, (32, 32)), Phase(0.5, (64, 64))], 2.5), 3) == [32, 32, 64]
+    assert sizes_of(Phases([Phase(0.0, (32, 32)), Phase(0.5, (64, 64))], 100, 250, 8), 3) == [32, 32, 64]
 
 
 def test_batches_grow_by_the_pixels_in_quarters_and_to_an_epoch_at_most():
@@ -94,10 +96,10 @@ def test_rates_follow_the_batch_at_the_same_samples(reference, scaling, expected
     cfg = load_config(
         opts=[*options, "TRAIN.LR_SCALING", scaling, "DATA.IMG_SIZE_SCHEDULE", "[[0.5, 112], [0.25, 160]]"]
     )
-    progress = Progress(100, 16)
-    layout = {"effective_batch": 16, "updates_per_epoch": progress.updates_per_epoch}
+    progress = Progress(100, 16, 800)
+    layout = {"effective_batch": 16, "total_updates": progress.total_updates}
     plain = build_schedule(cfg, **layout)
-    grown = build_schedule(cfg, **layout, phases=build_phases(cfg, total_batch=16, num_samples=100))
+    grown = build_schedule(cfg, **layout, phases=build_phases(cfg, total_batch=16, num_samples=100, total_samples=800))
     for epoch in range(8):
         factor = expected[0 if epoch < 4 else 1 if epoch < 6 else 2]
         for position in (0, 16, 64, 96, 99):
@@ -106,9 +108,13 @@ def test_rates_follow_the_batch_at_the_same_samples(reference, scaling, expected
 
 
 def test_the_updates_of_a_run_are_counted():
-    phases = make_phases("[[0.5, 112]]", "TRAIN.EPOCHS", 4, "TRAIN.WARMUP_EPOCHS", 0)
-    assert phases.count_updates(1000, 10) == 2 * 25 + 2 * 100
-    assert phases.count_updates(1001, 10) == 2 * 26 + 2 * 101
+    def count(num_samples: int, **changes: int) -> int:
+        options = ("TRAIN.EPOCHS", 4, "TRAIN.WARMUP_EPOCHS", 0)
+        return replace(make_phases("[[0.5, 112]]", *options, num_samples=num_samples), **changes).count_updates(10)
+
+    assert count(1000) == 2 * 25 + 2 * 100
+    assert count(1001) == 2 * 26 + 2 * 101
+    assert count(1000, total_samples=3500) == 2 * 25 + 100 + 50
 
 
 def test_each_size_has_its_transform():
