@@ -47,8 +47,8 @@ def describe_steps(trainer: Trainer) -> str:
         f"{phase.img_size[0]} x {phase.img_size[1]} with {grow_batch(trainer.total_batch, phase.growth)} per update"
         for span, phase in phases.spans()
     ]
-    counts, share = phases.count_updates(trainer.total_batch), warmup / progress.updates_per_epoch
-    return f"sizes: {', '.join(sizes)}\nsteps: {epochs} = {counts} updates, the first {share:.3g} epochs warm-up"
+    updates, share = phases.count_updates(trainer.total_batch), warmup / progress.updates_per_epoch
+    return f"sizes: {', '.join(sizes)}\nsteps: {epochs} = {updates} updates, the first {share:.3g} epochs warm-up"
 
 
 def describe_classes(classes: Sequence[str], train_counts: Sequence[int], val_counts: Sequence[int]) -> str:

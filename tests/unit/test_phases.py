@@ -4,12 +4,14 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data.build import build_resized_transforms
 from data.samplers import plan_epoch, update_rows
 from swin.config import load_config
+from swin.create import build_model
 from swin.engine.progress import Progress
 from swin.errors import ConfigError
 from swin.phases import Phase, Phases, build_phases, grow_batch
@@ -53,6 +55,25 @@ def test_batches_grow_by_the_pixels_in_quarters_and_to_an_epoch_at_most():
     assert growths("[[0.5, 32]]", num_samples=330) == [10.25, 1]  # 330 / 32 = 10.3
     assert growths("[[0.5, 32]]", num_samples=20) == [1, 1]
     assert growths("[]") == [1]
+
+
+def test_a_grown_update_keeps_no_more_in_memory():
+    """What the backward pass needs of the forward pass, where all the grids are of whole windows."""
+    swin = ["MODEL.SWIN.WINDOW_SIZE", 2, "MODEL.SWIN.EMBED_DIM", 16, "MODEL.SWIN.DEPTHS", "[2, 2]"]
+    options = [*swin, "MODEL.SWIN.NUM_HEADS", "[1, 2]", "DATA.IMG_SIZE", 64]
+    cfg = load_config(opts=[*options, "DATA.IMG_SIZE_SCHEDULE", "[[0.3, 16], [0.3, [32, 48]]]"])
+    model, kept = build_model(cfg, 5), []
+    for phase in build_phases(cfg, total_batch=8, num_samples=10_000, total_samples=100_000).phases:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(torch.zeros(grow_batch(8, phase.growth), 3, *phase.img_size)).sum()
+        kept.append(sum(sizes.values()))
+    assert 0.8 * kept[-1] < min(kept[:-1]) <= max(kept[:-1]) < 1.05 * kept[-1]
 
 
 @given(st.integers(1, 200), st.integers(4, 200).map(lambda quarters: quarters / 4))
