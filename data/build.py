@@ -24,7 +24,7 @@ from data.loaders import EvalLoader, TrainLoader
 from data.prepare import build_prepare
 from data.sources import Opened, Sets, Source, Subset, count_labels
 from data.splits import Rule, hold_out, is_split_of, saved_split, split_record
-from data.transforms import build_eval_pixels, build_train_transform
+from data.transforms import build_eval_pixels, build_resized_transforms, build_train_transform
 from data.twins import find_twins
 from swin.batches import Data
 from swin.config import Config
@@ -123,6 +123,7 @@ def _build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoad
     return TrainLoader(
         source,
         transform=build_train_transform(cfg),
+        resized=build_resized_transforms(cfg),
         seed=cfg.SEED,
         accumulation=cfg.TRAIN.ACCUMULATION_STEPS,
         max_errors=cfg.DATA.MAX_ERRORS if cfg.DATA.ON_ERROR == "skip" else None,

@@ -1,8 +1,8 @@
 """How a worker turns the key of a sample into tensors, and a list of them into a batch."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +15,18 @@ from data.sources import Source
 from swin.errors import DataError
 from swin.images import Content
 
-Key = tuple[int, int, int]  # epoch, index of the sample, and how often it has come in the epoch before
+Size = tuple[int, int]  # (H, W) in pixels
 Transform = Callable[[Content, str], tuple[torch.Tensor, Sequence[Rectangle]]]
 _MAX_TRIES = 1000  # unreadable files in a row: then something else is wrong
+
+
+class Key(NamedTuple):
+    """Which sample is wanted, and how."""
+
+    epoch: int
+    sample: int  # its index in the source
+    repeat: int = 0  # how often it has come in the epoch before
+    img_size: Size | None = None  # None for the transform's own
 
 
 class Sample(NamedTuple):
@@ -50,6 +59,7 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
     transform: Transform  # what the source reads, and its name, to uint8 (C, H, W) and what to erase
     seed: int | None = None  # None for a transform without random numbers
     skip_errors: bool = False  # take the next sample of the source in place of one that cannot be read
+    resized: Mapping[Size, Transform] = field(default_factory=dict)  # the transforms of other sizes that keys ask for
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample] | str:
         """Return the samples, or why one cannot be read: the main process gets that text rather than a traceback."""
@@ -63,7 +73,8 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
             np.random.set_state(states[1])
             torch.default_generator.set_state(states[2])
 
-    def _load(self, epoch: int, index: int, repeat: int) -> Sample:
+    def _load(self, epoch: int, index: int, repeat: int, img_size: Size | None) -> Sample:
+        transform = self.transform if img_size is None else self.resized.get(img_size, self.transform)
         num_samples, failures = len(self.source.labels), list[str]()
         while True:
             taken = (index + len(failures)) % num_samples
@@ -71,7 +82,7 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
                 content = self.source.read(taken)
                 if self.seed is not None:
                     _seed_generators(derive_seed(self.seed, epoch, taken, *([repeat] if repeat else [])))
-                pixels, rectangles = self.transform(content, self.source.name(taken))
+                pixels, rectangles = transform(content, self.source.name(taken))
                 return Sample(pixels, self.source.labels[taken], rectangles, failures)
             except DataError as error:
                 failures.append(str(error))

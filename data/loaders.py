@@ -2,21 +2,22 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data.datasets import ImageDataset, Key, Samples, Transform, collate
+from data.datasets import ImageDataset, Key, Samples, Size, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
 from data.sources import Source
 from data.transforms import EvalPixels
 from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.cpu import keep_freed_memory
 from swin.errors import DataError
+from swin.phases import Phase
 
 # What the main process gets to finish its update and save: as long as torchrun waits for it. 30 is torchrun's default.
 _GRACE_SEC = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30))
@@ -99,17 +100,20 @@ class TrainLoader(_Loader, TrainBatches):
     balanced: bool = False  # draw from all classes equally often rather than take each image once
     repeats: int = 1  # how many times in a row each image comes in an epoch
     in_pairs: bool = False  # see `update_rows`; for batches that are mixed
+    resized: Mapping[Size, Transform] = field(default_factory=dict)  # transforms of the phases with other sizes
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.in_pairs = self.in_pairs and self.batch_size % 2 == 0
 
     def _make_dataset(self) -> ImageDataset:
-        return ImageDataset(self.source, self.transform, self.seed, skip_errors=self.max_errors is not None)
+        is_skipping = self.max_errors is not None
+        return ImageDataset(self.source, self.transform, self.seed, skip_errors=is_skipping, resized=self.resized)
 
-    def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, position: int = 0, phase: Phase | None = None) -> Iterator[Batch]:
         sizes = {"batch_size": self.batch_size, "world_size": self.world_size, "accumulation": self.accumulation}
-        plan = list(plan_epoch(self.num_samples, **sizes, position=position))
+        growth, img_size = (phase.growth, phase.img_size) if phase else (1.0, None)
+        plan = list(plan_epoch(self.num_samples, **sizes, position=position, growth=growth))
         deal = partial(update_rows, rank=self.rank, world_size=self.world_size, in_pairs=self.in_pairs)
         order = self._order(epoch)
         repeat_of = count_occurrences(order) if self.balanced or self.repeats > 1 else np.zeros_like(order)
@@ -119,7 +123,10 @@ class TrainLoader(_Loader, TrainBatches):
             for micro, rows in zip(plan, map(deal, plan), strict=True)
         )
         keys = (
-            [(epoch, *pair) for pair in zip(order[positions].tolist(), repeat_of[positions].tolist(), strict=True)]
+            [
+                Key(epoch, index, repeat, img_size)
+                for index, repeat in zip(order[positions].tolist(), repeat_of[positions].tolist(), strict=True)
+            ]
             for positions in taken
         )
         for micro, samples in zip(plan, self._fetch(keys), strict=True):
@@ -148,7 +155,7 @@ class EvalLoader(_Loader, EvalBatches):
     def __iter__(self) -> Iterator[Batch]:
         indices, size = range(self.rank, self.num_samples, self.world_size), self.batch_size
         # Without a reference to this loader, which an abandoned iteration would otherwise keep, workers and all.
-        keys = ([(0, index, 0) for index in indices[start : start + size]] for start in range(0, len(indices), size))
+        keys = ([Key(0, index) for index in indices[start : start + size]] for start in range(0, len(indices), size))
         position = 0
         for samples in self._fetch(keys):
             count = len(samples.labels)

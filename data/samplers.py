@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from swin.phases import grow_batch
+
 
 class MicroBatch(NamedTuple):
     """One forward and backward pass of all ranks: positions [start, stop) of an epoch, as `update_rows` deals them."""
@@ -72,7 +74,7 @@ def count_occurrences(order: np.ndarray) -> np.ndarray:
 
 
 def plan_epoch(
-    num_samples: int, *, batch_size: int, world_size: int, accumulation: int, position: int = 0
+    num_samples: int, *, batch_size: int, world_size: int, accumulation: int, position: int = 0, growth: float = 1.0
 ) -> Iterator[MicroBatch]:
     """Deal out the positions [position, num_samples) of an epoch.
 
@@ -82,13 +84,16 @@ def plan_epoch(
         world_size: Number of ranks.
         accumulation: Micro-batches in one update.
         position: Samples already consumed, under whatever world size; the rest is laid out as if it were the epoch.
+        growth: How many times as many samples an update has, see `swin.phases.grow_batch`: as many for every division
+            of the same total into ranks and micro-batches.
 
     Yields:
         Micro-batches of batch_size * world_size samples, `accumulation` of them to an update. The last update is the
-        remainder, and so is its last micro-batch.
+        remainder, and so is its last micro-batch. Where an update has grown, micro-batches have grown with it, rounded
+        up, and the last one of an update has the rest.
     """
-    micro_size = batch_size * world_size
-    update_size = micro_size * accumulation
+    update_size, unit = grow_batch(batch_size * world_size * accumulation, growth), 2 - batch_size % 2
+    micro_size = -(-update_size // (accumulation * unit)) * unit
     for update_start in range(position, num_samples, update_size):
         update_stop = min(update_start + update_size, num_samples)
         for start in range(update_start, update_stop, micro_size):

@@ -200,10 +200,16 @@ def build_eval_pixels(cfg: Config, *, keep_border: bool = False) -> EvalPixels:
     )
 
 
-def build_train_transform(cfg: Config) -> TrainTransform:
-    """Build the training transform that a config describes."""
+def build_resized_transforms(cfg: Config) -> dict[tuple[int, int], TrainTransform]:
+    """Build the training transform of each (H, W) in DATA.IMG_SIZE_SCHEDULE."""
+    sizes = [as_size(img_size) for _, img_size in cfg.DATA.IMG_SIZE_SCHEDULE]
+    return {size: build_train_transform(cfg, size) for size in sizes}
+
+
+def build_train_transform(cfg: Config, img_size: tuple[int, int] | None = None) -> TrainTransform:
+    """Build the training transform that a config describes; of DATA.IMG_SIZE if None."""
     return TrainTransform(
-        img_size=cfg.DATA.IMG_SIZE,
+        img_size=img_size or cfg.DATA.IMG_SIZE,
         channels=cfg.MODEL.SWIN.IN_CHANS,
         mean=cfg.DATA.MEAN,
         exif=cfg.DATA.EXIF,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from swin.phases import Phase
 from swin.preprocess import Normalise
 
 
@@ -40,12 +41,13 @@ class TrainBatches(ABC):
     max_errors: int | None  # different images that may be unreadable and are replaced; None to refuse the first
 
     @abstractmethod
-    def epoch(self, epoch: int, position: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, position: int = 0, phase: Phase | None = None) -> Iterator[Batch]:
         """Yield this process's micro-batches of an epoch, as many as every other process's.
 
         Args:
             epoch: Number of the epoch, from 0.
             position: A batch's `position` to go on from, under this or another number of processes.
+            phase: Which size the images have, and how many times as many are in an update; None for DATA.IMG_SIZE.
 
         Raises:
             DataError: An image cannot be read.

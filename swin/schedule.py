@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from swin.config import Config
 from swin.errors import ConfigError
+from swin.phases import Phases, grow_batch
 
 Schedule = Callable[[float], float]
 
@@ -62,7 +63,7 @@ def make_schedule(
     return schedule
 
 
-def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int) -> Schedule:
+def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int, phases: Phases | None = None) -> Schedule:
     """Make the schedule of a configured run.
 
     The base, warm-up and minimum learning rates are multiplied by `find_lr_factor`. The official code ends its linear
@@ -73,11 +74,13 @@ def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int) -> 
         effective_batch: Samples of an update, over all processes and micro-batches, when the run began.
         total_updates: Of the whole run. What the config gives in epochs has the share of it that they have of
             TRAIN.EPOCHS, also where that is not the length of the run.
+        phases: Where updates are larger in some of them, the rates are multiplied as for such a batch, at the same
+            samples; None to leave them.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
     scale = find_lr_factor(cfg, effective_batch)
     updates_per_epoch = total_updates / train.EPOCHS
-    return make_schedule(
+    schedule = make_schedule(
         name=scheduler.NAME,
         peak_lr=train.BASE_LR * scale,
         warmup_lr=train.WARMUP_LR * scale,
@@ -90,6 +93,14 @@ def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int) -> 
         milestones=[round(epoch * updates_per_epoch) for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
     )
+    if phases is None:
+        return schedule
+
+    def scaled(step: float) -> float:
+        grown = grow_batch(effective_batch, phases.of_update(step).growth)
+        return schedule(step) * (find_lr_factor(cfg, grown) / scale)
+
+    return scaled
 
 
 def find_lr_factor(cfg: Config, effective_batch: int) -> float:

@@ -18,6 +18,7 @@ from swin.config import Config, load_config
 from swin.create import build_model
 from swin.engine.progress import Progress
 from swin.optim import parameter_groups
+from swin.phases import build_phases
 from swin.schedule import build_schedule, count_warmup_steps
 from tools.arguments import command, positive
 from tools.pictures import plain, require, save_picture
@@ -37,8 +38,9 @@ class Plan:
         name: what the legend calls it.
         cfg: the recipe.
         progress: at its beginning, which knows the updates of an epoch.
-        rates: of each update, before the factors of layer decay.
+        rates: of each update, before the factors of layer decay; where updates grow, of as many as if they did not.
         scales: lowest and highest factor of a parameter's layer; (1, 1) without layer decay.
+        updates: how many there are, fewer than `rates` where they grow.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Plan:
     progress: Progress
     rates: np.ndarray
     scales: tuple[float, float]
+    updates: int
 
     @property
     def warmup_steps(self) -> int:
@@ -60,7 +63,7 @@ class Plan:
             "images": self.progress.num_samples,
             "effective_batch": self.progress.total_batch,
             "updates_per_epoch": per_epoch,
-            "updates": len(rates),
+            "updates": self.updates,
             "warmup_updates": self.warmup_steps,
             "first_lr": rates[0],
             "peak_lr": rates.max(),
@@ -76,9 +79,11 @@ def make_plan(name: str, cfg: Config, *, num_images: int, processes: int) -> Pla
     """Work out every learning rate of a recipe on so many images and processes, as a run that begins at epoch 0."""
     total_batch = cfg.DATA.BATCH_SIZE * processes * cfg.TRAIN.ACCUMULATION_STEPS
     progress = Progress(num_images, total_batch, cfg.TRAIN.EPOCHS * num_images)
-    schedule = build_schedule(cfg, effective_batch=total_batch, total_updates=progress.total_updates)
+    samples = {"num_samples": num_images, "total_samples": progress.total_samples}
+    phases = build_phases(cfg, total_batch=total_batch, **samples)
+    schedule = build_schedule(cfg, effective_batch=total_batch, total_updates=progress.total_updates, phases=phases)
     rates = np.array([schedule(step) for step in range(progress.total_updates)])
-    return Plan(name, cfg, progress, rates, _layer_scales(cfg))
+    return Plan(name, cfg, progress, rates, _layer_scales(cfg), phases.count_updates(total_batch))
 
 
 def _layer_scales(cfg: Config) -> tuple[float, float]:

@@ -45,7 +45,8 @@ def validate(
     errors = [f"{show(name)}: expected {expected}" for name, expected in problems.items() if expected]
     # Rules must be able to divide by a value whose message is dropped.
     v = {**values, **{name: KEYS[name].default for name in refused}}
-    rules = _errors_of_the_model, _errors_of_the_data, _errors_of_the_training, _errors_of_several_labels
+    rules = [_errors_of_the_model, _errors_of_the_data, _errors_of_the_sizes]
+    rules += [_errors_of_the_training, _errors_of_several_labels]
     errors += fill(chain.from_iterable(rule(v) for rule in rules))
     return errors, fill(chain(_warnings(v), _keys_without_effect(v, sources)))
 
@@ -96,6 +97,33 @@ def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
         low, high = v[key] or (0.0, 1.0)
         if low > high or (key == "AUG.CUTMIX_MINMAX" and low == high):
             yield f"{{{key}}}: expected [low, high] with the lower value first"
+
+
+def _errors_of_the_sizes(v: Mapping[str, Any]) -> Iterator[str]:
+    """Refuse a schedule of sizes whose phases are no part of a run, or that a model or a device cannot take."""
+    key, phases, patch = "{DATA.IMG_SIZE_SCHEDULE}", v["DATA.IMG_SIZE_SCHEDULE"], v["MODEL.SWIN.PATCH_SIZE"]
+    if not all(0 < share <= 1 for share, _ in phases) or sum(share for share, _ in phases) > 1 + 1e-9:
+        yield (
+            f"{key}: expected pairs [share, size], as [[0.5, 112], [0.25, 160]], whose shares of the run are above 0 "
+            "and add up to 1 at most; the rest is at DATA.IMG_SIZE"
+        )
+    full, sizes = math.prod(_both(v["DATA.IMG_SIZE"])), [size for _, size in phases]
+    for size in sizes:
+        if isinstance(size, list) and len(size) != 2:
+            yield f"{key}: expected a size in pixels or [height, width], not {show_value(size)}"
+        elif min(_both(size)) < patch:
+            yield f"{key}: {show_value(size)} is smaller than one patch ({{MODEL.SWIN.PATCH_SIZE}}): use larger images"
+        elif math.prod(_both(size)) > full:
+            yield f"{key}: {show_value(size)} has more pixels than {{DATA.IMG_SIZE}}, at which the run ends: raise that"
+        else:
+            growth = full / math.prod(_both(size))
+            changed = {"DATA.IMG_SIZE": size, "DATA.BATCH_SIZE": v["DATA.BATCH_SIZE"] * growth}
+            num_bytes, what, _ = max(least_bytes({name: v[name] for name in SIZES} | changed))
+            if num_bytes > _MAX_BYTES:
+                yield (
+                    f"{key}: at {show_value(size)} {{DATA.BATCH_SIZE}} grows {growth:,.0f} times and takes "
+                    f"{num_bytes / 1e9:,.0f} GB for {what}; use larger images or smaller batches"
+                )
 
 
 def _errors_of_the_splits(v: Mapping[str, Any]) -> Iterator[str]:
@@ -205,6 +233,10 @@ def _keys_without_effect(v: Mapping[str, Any], given: Iterable[str]) -> Iterator
 def _sides(v: Mapping[str, Any]) -> list[int]:
     size = v["DATA.IMG_SIZE"]
     return [size] if isinstance(size, int) else size
+
+
+def _both(size: int | list[int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else size
 
 
 def _around(side: int, unit: int) -> str:

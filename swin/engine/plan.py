@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from swin.engine.trainer import Trainer
+from swin.phases import grow_batch
 from swin.schedule import count_warmup_steps
 
 
@@ -27,12 +28,28 @@ def describe_plan(trainer: Trainer) -> str:
         f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
-        f"steps: {count_epochs(trainer)} epochs x {progress.updates_per_epoch} updates = {steps}, "
-        f"the first {count_warmup_steps(cfg, steps)} of them warm-up{describe_time(trainer)}\n"
+        f"{describe_steps(trainer)}\n"
         f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
     )
+
+
+def describe_steps(trainer: Trainer) -> str:
+    """Count the updates; with several sizes of images, say each one's epochs and samples of an update."""
+    progress, phases = trainer.progress, trainer.phases
+    warmup, epochs = count_warmup_steps(trainer.cfg, progress.total_updates), f"{count_epochs(trainer)} epochs"
+    if len(phases.phases) == 1 and phases.phases[0].growth == 1:
+        counts = f"{progress.updates_per_epoch} updates = {progress.total_updates}"
+        return f"steps: {epochs} x {counts}, the first {warmup} of them warm-up{describe_time(trainer)}"
+    sizes = [
+        f"{'epoch' if len(span) == 1 else 'epochs'} {'-'.join(str(epoch) for epoch in sorted({span[0], span[-1]}))} at "
+        f"{phase.img_size[0]} x {phase.img_size[1]} with {grow_batch(trainer.total_batch, phase.growth)} per update"
+        for span, phase in phases.spans()
+    ]
+    updates, share = phases.count_updates(trainer.total_batch), warmup / progress.updates_per_epoch
+    steps = f"{epochs} = {updates} updates, the first {share:.3g} epochs warm-up{describe_time(trainer)}"
+    return f"sizes: {', '.join(sizes)}\nsteps: {steps}"
 
 
 def describe_classes(classes: Sequence[str], train_counts: Sequence[int], val_counts: Sequence[int]) -> str:
@@ -73,6 +90,13 @@ def find_doubts(trainer: Trainer) -> list[str]:
             f"update are few beside TRAIN.LR_REFERENCE_BATCH {reference}: little will be learned. For the recipe's own "
             f"rates: --accumulation-steps {accumulation}. For this batch: --opts TRAIN.LR_SCALING sqrt, which peaks at "
             f"{train.BASE_LR * (planned / reference) ** 0.5:.1e}; or set TRAIN.LR_REFERENCE_BATCH 0 and your own rates."
+        )
+    unused = [phase for phase in trainer.phases.phases if phase not in {used for _, used in trainer.phases.spans()}]
+    if unused:
+        sizes = ", ".join(f"{height} x {width}" for _, (height, width), _ in unused)
+        found.append(
+            f"no epoch begins in the part of the run that DATA.IMG_SIZE_SCHEDULE gives to images of {sizes}, so that "
+            "none has that size; make its share larger, or train for more epochs."
         )
     return found
 

@@ -73,6 +73,17 @@ def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
     raise CheckpointError(message, is_shared=True)
 
 
+def find_length(content: Mapping[str, Any], cfg: Config, num_samples: int) -> int | None:
+    """Return the samples of the whole run; None where TRAIN.MINUTES has yet to be measured.
+
+    What a checkpoint says of it holds for the same minutes and epochs of as many samples.
+    """
+    if not cfg.TRAIN.MINUTES:
+        return cfg.TRAIN.EPOCHS * num_samples
+    before = flatten(content.get("config", {})).get("TRAIN.MINUTES"), content.get("num_samples")
+    return content.get("total_samples") if before == (cfg.TRAIN.MINUTES, num_samples) else None
+
+
 def check_classes(content: Mapping[str, Any], classes: Sequence[str], path: Path) -> None:
     """Raise a ConfigError if a run would be continued on other classes than it began with."""
     saved = content.get("classes")

@@ -24,7 +24,7 @@ from swin.engine.picture import draw_first_batch
 from swin.engine.plan import describe_early, describe_end, describe_plan, describe_time, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
-from swin.engine.throughput import SUMMARY, measure_throughput, summarize
+from swin.engine.throughput import SUMMARY, measure_throughput, peak_bytes, summarize
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, NonFiniteError
 from swin.evaluation.files import describe_classes, describe_figures, write_evaluation
@@ -156,14 +156,21 @@ def make_trainer(job: Job) -> Trainer:
 
 
 def run_dry(job: Job) -> None:
-    """Build everything and run one update on one batch, writing nothing."""
+    """Build everything and run one update on one batch, writing nothing; one of each size that the run is to see."""
     trainer = make_trainer(job)
-    batches = trainer.batches.epoch(trainer.progress.epoch, trainer.progress.position)
-    train_step(trainer.state, trainer.progress.step, batches, trainer.lr, trainer.totals, [])
-    loss, samples, *_ = trainer.totals.values.tolist()
-    if not samples:
-        raise NonFiniteError("dry run: loss or gradients of the update were not finite; nothing was written.")
-    job.logger.info(f"dry run: one update, loss {loss / samples:.4f}; nothing was written")
+    progress, phases = trainer.progress, trainer.phases
+    sizes = {phase.img_size: phase for _, phase in phases.spans()} if len(phases.phases) > 1 else {}
+    for phase in sizes.values() or [phases.of_epoch(progress.epoch)]:
+        trainer.totals.reset()
+        batches = trainer.batches.epoch(progress.epoch, progress.position, phase)
+        train_step(trainer.state, progress.step, batches, trainer.lr, trainer.totals, [])
+        loss, samples, *_ = trainer.totals.values.tolist()
+        if not samples:
+            raise NonFiniteError("dry run: loss or gradients of the update were not finite; nothing was written.")
+        height, width = phase.img_size
+        size = f" of {samples:.0f} images of {height} x {width}" if sizes else ""
+        memory = f", memory so far {peak_bytes(job.dist.device) / 2**20:.0f} MiB" if sizes else ""
+        job.logger.info(f"dry run: one update{size}, loss {loss / samples:.4f}{memory}; nothing was written")
 
 
 def run_training(

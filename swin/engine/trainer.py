@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from swin.batches import Data
-from swin.config import config_to_dict, flatten
+from swin.config import config_to_dict
 from swin.distributed import explain_timeout, from_main, is_collective_error
 from swin.engine.best import begin_best
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress, Stopwatch
-from swin.engine.resume import read_agreed
+from swin.engine.resume import find_length, read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.update_log import UpdateLog
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.models import SwinTransformer
 from swin.optim import set_lr
+from swin.phases import build_phases
 from swin.records import encode, write_atomically
 from swin.schedule import build_schedule
 
@@ -35,7 +36,7 @@ class Trainer:
         progress: how far the run is, laid out for the total batch that it began with.
         clock: the seconds that it has trained, evaluations and saves included.
         is_length_known: whether it is known where the run ends; TRAIN.MINUTES has to be measured once.
-        schedule: the planned learning rate of each update of that total batch.
+        phases, schedule: the sizes of its images, and the planned learning rate of each update of that total batch.
         best: the best evaluation so far.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
@@ -56,25 +57,23 @@ class Trainer:
         self.best = begin_best(self.cfg.TRAIN.MONITOR, self.cfg.TRAIN.PATIENCE, multi_label=data.multi_label)
         self.evaluated, self.rollbacks = True, 0
         self.is_save_due, self.saved_at, self.clock = False, time.monotonic(), Stopwatch()
-        num_samples = data.train.num_samples
-        progress = Progress(num_samples, self.total_batch, self._find_length({}), self.cfg.TRAIN.START_EPOCH)
+        progress = Progress(data.train.num_samples, self.total_batch, self._find_length({}), self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
         self._start_at(progress)
         self.log = UpdateLog(self.logger, self.watch, progress)
 
     def _start_at(self, progress: Progress) -> None:
+        cfg, batch, updates = self.cfg, progress.total_batch, progress.total_updates
         self.progress = progress
-        self.schedule = build_schedule(
-            self.cfg, effective_batch=progress.total_batch, total_updates=progress.total_updates
-        )
+        samples = {"num_samples": progress.num_samples, "total_samples": progress.total_samples}
+        self.phases = build_phases(cfg, total_batch=batch, **samples)
+        self.schedule = build_schedule(cfg, effective_batch=batch, total_updates=updates, phases=self.phases)
 
     def _find_length(self, content: Mapping[str, Any]) -> int:
-        """Return the samples of the whole run; under TRAIN.MINUTES those that a checkpoint of that time has, if any."""
-        train, num_samples = self.cfg.TRAIN, self.batches.num_samples
-        before = flatten(content.get("config", {})).get("TRAIN.MINUTES"), content.get("num_samples")
-        is_kept = "total_samples" in content and before == (train.MINUTES, num_samples)
-        self.is_length_known = is_kept or not train.MINUTES
-        return content["total_samples"] if train.MINUTES and is_kept else train.EPOCHS * num_samples
+        """Return the samples of the whole run, for now those of TRAIN.EPOCHS where they are not known."""
+        known = find_length(content, self.cfg, self.batches.num_samples)
+        self.is_length_known = known is not None
+        return known or self.cfg.TRAIN.EPOCHS * self.batches.num_samples
 
     def set_length(self, total_samples: int) -> None:
         """Fix the samples of the whole run, which the schedule spans."""
@@ -219,7 +218,8 @@ class Trainer:
         """Update from where the run stands to the end of the epoch."""
         cfg, progress, totals = self.cfg, self.progress, self.totals
         self.state.network.train()
-        batches = self.watch.timed(self.batches.epoch(progress.epoch, progress.position))
+        phase = self.phases.of_epoch(progress.epoch)
+        batches = self.watch.timed(self.batches.epoch(progress.epoch, progress.position, phase))
         # Reading the device's counters would make a GPU wait, so there it is done every few updates only.
         check_steps = 1 if self.dist.device.type == "cpu" else min(cfg.PRINT_FREQ, cfg.TRAIN.MAX_NONFINITE)
         are_asked = False

@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from data.transforms import EvalPixels, TrainTransform
 from swin.batches import Batch
 from swin.errors import DataError
 from swin.images import Content
+from swin.phases import Phase
 
 NUM_SAMPLES = 47
 # Draws from all three generators: Python's and NumPy's in the policy, PyTorch's in the flip and the crop.
@@ -208,6 +210,59 @@ def test_repeated_samples_differ_and_resume(options: dict[str, object]) -> None:
         assert not torch.equal(images[0], images[1])
     loader = make_loader(**options)
     assert loader.files(2, 4, 4) == [f"image {label}" for label in whole[1].labels.tolist()]
+
+
+PHASES = [Phase(0.0, (8, 8), 2.25), Phase(0.4, (10, 8), 1.5), Phase(0.7, (12, 12))]
+SIZED = {"resized": {phase.img_size: replace(AUGMENT, img_size=phase.img_size) for phase in PHASES[:2]}}
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_workers_give_images_of_each_phase(num_workers: int, repeats: int) -> None:
+    helped = make_loader(AUGMENT, num_workers=num_workers, repeats=repeats, **SIZED)
+    for epoch, phase in enumerate([*PHASES, PHASES[0]]):
+        batches = list(helped.epoch(epoch, 0, phase))
+        assert {tuple(batch.images.shape[2:]) for batch in batches} == {phase.img_size}
+        assert batches[0].update_size == int(8 * phase.growth)
+        alone = make_loader(replace(AUGMENT, img_size=phase.img_size), repeats=repeats)
+        assert_same(alone.epoch(epoch, 0, Phase(0.0, phase.img_size, phase.growth)), batches)
+        position = batches[1].position
+        assert_same(helped.epoch(epoch, position, phase), batches[2:])
+
+
+def test_ranks_and_accumulation_share_the_grown_updates() -> None:
+    def images(**layout: int) -> list[dict[int, torch.Tensor]]:
+        """Each update's images by their index."""
+        ranks = [make_loader(AUGMENT, rank=rank, **SIZED, **layout) for rank in range(layout.get("world_size", 1))]
+        updates: list[dict[int, torch.Tensor]] = [{}]
+        for parts in zip(*(loader.epoch(1, 0, PHASES[0]) for loader in ranks), strict=True):
+            for batch in parts:
+                pairs = zip(batch.labels.tolist(), batch.images, strict=True)
+                updates[-1] |= dict(list(pairs)[: batch.num_valid])
+            updates += [{}] if parts[0].last_of_update else []
+        return updates[:-1]
+
+    whole = images(batch_size=12, accumulation=1)
+    assert [len(update) for update in whole] == [26, 21]  # 12 x 2.25 = 27, and 26 is even
+    for batch_size, world_size, accumulation in ((6, 2, 1), (4, 1, 3), (2, 3, 2), (1, 2, 6)):
+        parts = images(batch_size=batch_size, world_size=world_size, accumulation=accumulation)
+        for one, other in zip(whole, parts, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[index], other[index]) for index in one)
+
+
+def test_sizes_of_small_images_are_cropped_from_a_padded_copy() -> None:
+    transform = TrainTransform(
+        img_size=48, channels=1, mean=(0.5,), auto_augment=None, color_jitter=0, hflip=0, scale=(0.05, 0.05)
+    )
+    source = ArrayImages(np.arange(64, dtype=np.uint8).reshape(1, 8, 8), np.zeros(1, dtype=np.int64), ["image"])
+    sizes = [(48, 48), (32, 32), (33, 20)]
+    loader = make_loader(transform, source=source, resized={size: replace(transform, img_size=size) for size in sizes})
+    values = {size: next(loader.epoch(0, 0, Phase(0.0, size))).images.unique().tolist() for size in sizes}
+    assert len(values[32, 32]) > 40, "most of the image, moved by a few pixels"
+    assert 0 in values[32, 32]
+    assert len(values[48, 48]) < 40, "a twentieth of it"
+    assert len(values[33, 20]) < 40
 
 
 def process_group(content: Content, name: str) -> tuple[torch.Tensor, tuple[()]]:

@@ -12,7 +12,10 @@ from swin.errors import UNPRINTABLE
 
 _TYPES: dict[str, type[Any]] = {"null": type(None), "bool": bool, "int": int, "str": str}
 _WORDS = {"null": "null", "bool": "True or False", "int": "an integer", "float": "a number", "str": "text"}
+# A share of the run and a size: of training images in that part of it.
+_PHASE = "phase"
 _PLURALS = {"int": "integers", "float": "numbers", "str": "texts", "int|str": "integers or texts"}
+_PLURALS |= {_PHASE: "pairs [share of the run, size]"}
 _BETWEEN_KINDS = re.compile(r"\|(?![^[]*\])")  # not the bars within a list's brackets
 
 # What file systems allow of a path, and of a name in it.
@@ -160,6 +163,8 @@ def _convert(value: Any, kind: str) -> Any:
         with suppress(TypeError, ValueError):
             if option[0] == "[" and isinstance(value, (list, tuple)):
                 return [_convert(item, option[1:-1]) for item in value]
+            if option == _PHASE and isinstance(value, (list, tuple)) and len(value) == 2:
+                return [_convert(value[0], "float"), _convert(value[1], "int|[int]")]
             if option == "float" and isinstance(value, (int, float, str)) and not is_bool:
                 return float(value)
         if option in _TYPES and isinstance(value, _TYPES[option]) and is_bool == (option == "bool"):
