@@ -62,28 +62,32 @@ def make_schedule(
     return schedule
 
 
-def build_schedule(cfg: Config, *, effective_batch: int, updates_per_epoch: int) -> Schedule:
+def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int) -> Schedule:
     """Make the schedule of a configured run.
 
     The base, warm-up and minimum learning rates are multiplied by `find_lr_factor`. The official code ends its linear
     schedule at 1% of the peak whatever TRAIN.MIN_LR says; here MIN_LR counts, which is the same for every recipe whose
     MIN_LR is 1% of its BASE_LR.
 
-    The `effective_batch` are the samples of an update, over all processes and micro-batches, when the run began.
+    Args:
+        effective_batch: Samples of an update, over all processes and micro-batches, when the run began.
+        total_updates: Of the whole run. What the config gives in epochs has the share of it that they have of
+            TRAIN.EPOCHS, also where that is not the length of the run.
     """
     train, scheduler = cfg.TRAIN, cfg.TRAIN.LR_SCHEDULER
     scale = find_lr_factor(cfg, effective_batch)
+    updates_per_epoch = total_updates / train.EPOCHS
     return make_schedule(
         name=scheduler.NAME,
         peak_lr=train.BASE_LR * scale,
         warmup_lr=train.WARMUP_LR * scale,
         min_lr=train.MIN_LR * scale,
-        total_steps=train.EPOCHS * updates_per_epoch,
-        warmup_steps=count_warmup_steps(cfg, updates_per_epoch),
+        total_steps=total_updates,
+        warmup_steps=count_warmup_steps(cfg, total_updates),
         warmup_prefix=scheduler.WARMUP_PREFIX,
-        decay_steps=scheduler.DECAY_EPOCHS * updates_per_epoch,
+        decay_steps=max(1, round(scheduler.DECAY_EPOCHS * updates_per_epoch)),
         decay_rate=scheduler.DECAY_RATE,
-        milestones=[epoch * updates_per_epoch for epoch in scheduler.MULTISTEPS],
+        milestones=[round(epoch * updates_per_epoch) for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
     )
 
@@ -98,8 +102,8 @@ def find_lr_factor(cfg: Config, effective_batch: int) -> float:
     return math.sqrt(ratio) if cfg.TRAIN.LR_SCALING == "sqrt" else ratio
 
 
-def count_warmup_steps(cfg: Config, updates_per_epoch: int) -> int:
+def count_warmup_steps(cfg: Config, total_updates: int) -> int:
     """Return the updates of the warm-up: whole epochs, or the nearest number to a share of the run."""
     warmup = cfg.TRAIN.WARMUP_EPOCHS
     epochs = warmup * cfg.TRAIN.EPOCHS if isinstance(warmup, float) else warmup
-    return round(epochs * updates_per_epoch)
+    return round(epochs * (total_updates / cfg.TRAIN.EPOCHS))

@@ -50,7 +50,7 @@ class Plan:
     @property
     def warmup_steps(self) -> int:
         """Updates of the warm-up."""
-        return count_warmup_steps(self.cfg, self.progress.updates_per_epoch)
+        return count_warmup_steps(self.cfg, self.progress.total_updates)
 
     def facts(self) -> dict[str, Any]:
         """Return what the picture shows in numbers; of the rates those at the beginning of each epoch and the last."""
@@ -74,10 +74,10 @@ class Plan:
 
 def make_plan(name: str, cfg: Config, *, num_images: int, processes: int) -> Plan:
     """Work out every learning rate of a recipe on so many images and processes, as a run that begins at epoch 0."""
-    progress = Progress(num_images, cfg.DATA.BATCH_SIZE * processes * cfg.TRAIN.ACCUMULATION_STEPS)
-    per_epoch = progress.updates_per_epoch
-    schedule = build_schedule(cfg, effective_batch=progress.total_batch, updates_per_epoch=per_epoch)
-    rates = np.array([schedule(step) for step in range(max(1, cfg.TRAIN.EPOCHS * per_epoch))])
+    total_batch = cfg.DATA.BATCH_SIZE * processes * cfg.TRAIN.ACCUMULATION_STEPS
+    progress = Progress(num_images, total_batch, cfg.TRAIN.EPOCHS * num_images)
+    schedule = build_schedule(cfg, effective_batch=total_batch, total_updates=progress.total_updates)
+    rates = np.array([schedule(step) for step in range(progress.total_updates)])
     return Plan(name, cfg, progress, rates, _layer_scales(cfg))
 
 

@@ -128,7 +128,9 @@ class CheckpointWriter:
         """
         self.wait()
         names = [BEST] * is_best + [f"ckpt_epoch_{epoch}.pth"] * (epoch is not None) + [LAST]
-        self._thread = threading.Thread(target=self._write, args=(_copy(content), names), name="checkpoint writer")
+        self._thread = threading.Thread(
+            target=self._write, args=(copy_to_cpu(content), names), name="checkpoint writer"
+        )
         self._thread.start()
 
     def wait(self, timeout_sec: float | None = None) -> bool:
@@ -179,10 +181,10 @@ class CheckpointWriter:
             self.error = CheckpointError(f"checkpoint {self.folder / names[-1]} could not be written ({error}).")
 
 
-def _copy(value: Any) -> Any:
+def copy_to_cpu(value: Any) -> Any:
     """Copy a structure, with its tensors on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
+        return {key: copy_to_cpu(item) for key, item in value.items()}
+    return [copy_to_cpu(item) for item in value] if isinstance(value, list) else value

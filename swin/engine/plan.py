@@ -9,7 +9,7 @@ from swin.schedule import count_warmup_steps
 def describe_plan(trainer: Trainer) -> str:
     """Describe data, batch, steps and learning rates of a run, a line each."""
     cfg, progress, dist = trainer.cfg, trainer.progress, trainer.dist
-    steps = cfg.TRAIN.EPOCHS * progress.updates_per_epoch
+    steps = progress.total_updates
     rates = [trainer.schedule(step) for step in range(0, steps, max(1, steps // 2000))] + [trainer.schedule(steps - 1)]
     scaled = f"base {cfg.TRAIN.BASE_LR:g}"
     if cfg.TRAIN.LR_REFERENCE_BATCH:
@@ -27,8 +27,8 @@ def describe_plan(trainer: Trainer) -> str:
         f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
-        f"steps: {cfg.TRAIN.EPOCHS} epochs x {progress.updates_per_epoch} updates = {steps}, "
-        f"the first {count_warmup_steps(cfg, progress.updates_per_epoch)} of them warm-up\n"
+        f"steps: {progress.total_epochs:g} epochs x {progress.updates_per_epoch} updates = {steps}, "
+        f"the first {count_warmup_steps(cfg, steps)} of them warm-up\n"
         f"learning rate ({cfg.TRAIN.LR_SCHEDULER.NAME}, {scaled}): first {rates[0]:.3e} peak {max(rates):.3e} "
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"

@@ -13,6 +13,7 @@ class Progress:
     Attributes:
         num_samples: samples of an epoch, over all processes.
         total_batch: samples of an update when the run began.
+        total_samples: samples of the whole run; where it ends may lie within an epoch.
         epoch: the epoch at hand, from 0.
         position: samples of that epoch which are done.
         step: updates done since the start; a count for people, of which nothing follows but random numbers.
@@ -20,6 +21,7 @@ class Progress:
 
     num_samples: int
     total_batch: int
+    total_samples: int
     epoch: int = 0
     position: int = 0
     step: int = 0
@@ -30,9 +32,35 @@ class Progress:
         return self.epoch * self.num_samples + self.position
 
     @property
+    def is_over(self) -> bool:
+        """Whether all samples of the run are done."""
+        return self.samples >= self.total_samples
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of the last update: the one at hand if it has begun, else the one before; -1 at the start."""
+        return self.epoch - (self.position == 0)
+
+    @property
+    def total_epochs(self) -> float:
+        """Epochs of the whole run, perhaps broken."""
+        return self.total_samples / self.num_samples
+
+    @property
     def updates_per_epoch(self) -> int:
         """Updates of an epoch at the total batch that the run began with, the smaller one at its end included."""
         return -(-self.num_samples // self.total_batch)
+
+    @property
+    def total_updates(self) -> int:
+        """Updates of the whole run at the total batch that it began with."""
+        epochs, rest = divmod(self.total_samples, self.num_samples)
+        return epochs * self.updates_per_epoch - (-rest // self.total_batch)
+
+    def samples_after(self, updates: int) -> int:
+        """Return the samples of the first updates of a run at the total batch that it began with."""
+        epochs, rest = divmod(updates, self.updates_per_epoch)
+        return epochs * self.num_samples + rest * self.total_batch
 
     @property
     def update(self) -> float:
@@ -45,5 +73,6 @@ class Progress:
         self.position = position
 
     def finish_epoch(self) -> None:
-        """Go on to the beginning of the next epoch."""
-        self.epoch, self.position = self.epoch + 1, 0
+        """Go on to the beginning of the next epoch, if the one at hand is done."""
+        if self.position >= self.num_samples:
+            self.epoch, self.position = self.epoch + 1, 0

@@ -207,7 +207,7 @@ def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
         return
     best, folder = trainer.writer.folder / BEST, job.folder.path / "test"
     content = read_agreed(best, dist) if from_main(best.is_file) else {}
-    epoch = content.get("epoch", trainer.progress.epoch - 1)
+    epoch = content.get("epoch", trainer.progress.last_epoch)
     if not has_trained and from_main(lambda: read_epoch(folder / "metrics.json") == epoch):
         return
     if content:
@@ -233,7 +233,7 @@ def read_epoch(file: Path) -> int | None:
 def describe_end(trainer: Trainer) -> str:
     """Say that a run was at its end before it was started, and how to go on."""
     epochs = trainer.cfg.TRAIN.EPOCHS
-    if trainer.progress.epoch >= epochs:
+    if trainer.progress.is_over:
         return f"all {epochs} epochs are done; {trainer.best}. Raise TRAIN.EPOCHS to go on."
     return f"the run is done, {describe_early(trainer)}; {trainer.best}. Raise TRAIN.PATIENCE to go on, or set it to 0."
 

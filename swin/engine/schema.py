@@ -137,7 +137,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
     "epoch": _whole(-1, _MAX_EPOCH),
     **dict.fromkeys(("position", "step", "skipped", "rollbacks", "waited"), _whole(0)),
-    **dict.fromkeys(("total_batch", "num_samples"), _whole(1)),
+    **dict.fromkeys(("total_batch", "num_samples", "total_samples"), _whole(1)),
     "evaluated": ("True or False", lambda value: type(value) is bool),
     "lr_factor": ("a number above 0 and up to 1", lambda value: _is_number(value, 0.0, 1.0) and value > 0),
     "monitor": (f"one of {', '.join(FIGURES)}", lambda value: type(value) is str and value in FIGURES),

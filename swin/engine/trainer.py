@@ -2,7 +2,6 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress
 from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
+from swin.engine.update_log import UpdateLog
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.models import SwinTransformer
@@ -33,7 +33,6 @@ class Trainer:
         progress: how far the run is, laid out for the total batch that it began with.
         schedule: the planned learning rate of each update of that total batch.
         best: the best evaluation so far.
-        skipped: updates left out because loss or gradients were not finite.
         evaluated: whether the evaluation that is due where the run stands is done.
         rollbacks: returns to an earlier checkpoint so far; each halves the learning rate.
         good: in the main process, the checkpoint that this run wrote last or continues from; None if there is none yet.
@@ -51,22 +50,25 @@ class Trainer:
         self.good: Path | None = None
         self.watch, self.totals = DataWatch(data.train, self.logger), StepTotals(self.dist.device)
         self.best = begin_best(self.cfg.TRAIN.MONITOR, self.cfg.TRAIN.PATIENCE, multi_label=data.multi_label)
-        self.skipped, self.evaluated, self.rollbacks = 0, True, 0
+        self.evaluated, self.rollbacks = True, 0
         self.is_save_due, self.saved_at = False, time.monotonic()
-        progress = Progress(data.train.num_samples, self.total_batch, self.cfg.TRAIN.START_EPOCH)
+        num_samples = data.train.num_samples
+        total_samples = self.cfg.TRAIN.EPOCHS * num_samples
+        progress = Progress(num_samples, self.total_batch, total_samples, self.cfg.TRAIN.START_EPOCH)
         progress.step = progress.epoch * progress.updates_per_epoch
         self._start_at(progress)
+        self.log = UpdateLog(self.logger, self.watch, progress)
 
     def _start_at(self, progress: Progress) -> None:
         self.progress = progress
         self.schedule = build_schedule(
-            self.cfg, effective_batch=progress.total_batch, updates_per_epoch=progress.updates_per_epoch
+            self.cfg, effective_batch=progress.total_batch, total_updates=progress.total_updates
         )
 
     @property
     def is_at_end(self) -> bool:
         """Whether nothing is left to train."""
-        return self.progress.epoch >= self.cfg.TRAIN.EPOCHS or self.best.is_over
+        return self.progress.is_over or self.best.is_over
 
     @property
     def lr(self) -> float:
@@ -85,7 +87,7 @@ class Trainer:
             **self.state.state_dict(),
             **vars(self.progress),
             "epoch": self.progress.epoch - 1,
-            "skipped": self.skipped,
+            "skipped": self.log.skipped,
             "rollbacks": self.rollbacks,
             **self.best.state_dict(),
             "evaluated": self.evaluated,
@@ -109,10 +111,12 @@ class Trainer:
             )
         self.state.load_state_dict(content, source)
         self.good = source
-        progress = Progress(num_samples, content.get("total_batch", self.total_batch), content["epoch"] + 1, position)
+        total_samples = self.cfg.TRAIN.EPOCHS * num_samples
+        total_batch = content.get("total_batch", self.total_batch)
+        progress = Progress(num_samples, total_batch, total_samples, content["epoch"] + 1, position)
         progress.step = content.get("step", progress.epoch * progress.updates_per_epoch)
         self._start_at(progress)
-        self.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
+        self.log.skipped, self.rollbacks = content.get("skipped", 0), content.get("rollbacks", 0)
         self.evaluated = content.get("evaluated", True)
         if changed := self.best.load_state_dict(content):
             self.logger.warning(changed)
@@ -120,8 +124,8 @@ class Trainer:
     def _save(self, *, is_best: bool = False) -> None:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
         if self.dist.is_main and self._is_sound():
-            is_numbered = self.progress.position == 0 and self._is_turn(self.cfg.SAVE_FREQ)
-            epoch = self.progress.epoch - 1 if is_numbered else None
+            is_numbered = self._is_turn(self.cfg.SAVE_FREQ)
+            epoch = self.progress.last_epoch if is_numbered else None
             self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
             self.good = self.last
             self.is_save_due, self.saved_at = False, time.monotonic()
@@ -195,18 +199,18 @@ class Trainer:
         batches = self.watch.timed(self.batches.epoch(progress.epoch, progress.position))
         # Reading the device's counters would make a GPU wait, so there it is done every few updates only.
         check_steps = 1 if self.dist.device.type == "cpu" else min(cfg.PRINT_FREQ, cfg.TRAIN.MAX_NONFINITE)
-        begin, logged, are_asked = time.perf_counter(), replace(progress), False
+        are_asked = False
+        self.log.begin(progress)
         while True:
             first, lr, stop = progress.position, self.lr, self.stop.requested or self.writer.error is not None
             progress.advance(train_step(self.state, progress.step, batches, lr, totals, self.watch.failures, stop))
-            is_end = progress.position >= progress.num_samples
+            is_end = progress.position >= progress.num_samples or progress.is_over
             is_log = progress.step % cfg.PRINT_FREQ == 0 or is_end
             if is_log or progress.step % check_steps == 0:
                 self._check_finite(first)
                 are_asked = bool(totals.asked[0] > 0)
             if is_log:
-                self._log(lr, logged, time.perf_counter() - begin)
-                begin, logged = time.perf_counter(), replace(progress)
+                self.log.tell(progress, totals, lr)
             self.is_save_due |= cfg.SAVE_FREQ_STEPS > 0 and progress.step % cfg.SAVE_FREQ_STEPS == 0
             self.is_save_due |= 0 < cfg.SAVE_MINUTES * 60 <= time.monotonic() - self.saved_at
             if is_end:
@@ -240,32 +244,6 @@ class Trainer:
         good = from_main(lambda: self.good)
         return f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
 
-    def _log(self, lr: float, logged: Progress, elapsed_sec: float) -> None:
-        """Tell of the updates since the progress that was logged last, and begin to count anew."""
-        progress, totals = self.progress, self.totals
-        loss_sum, samples, norm_sum, finite = totals.values.tolist()
-        self.skipped += progress.step - logged.step - int(finite)
-        if totals.asked[1] > 0:
-            self.watch.report_failures()
-        totals.reset()
-        data_wait, self.watch.waited_sec = self.watch.waited_sec / elapsed_sec, 0.0
-        self.watch.log_wait(data_wait)
-        if not finite:
-            return
-        loss, norm, speed = loss_sum / samples, norm_sum / finite, (progress.samples - logged.samples) / elapsed_sec
-        num_unreadable = len(self.watch.unreadable)
-        unreadable = f" unreadable {num_unreadable}" if num_unreadable else ""
-        eta_min = (self.cfg.TRAIN.EPOCHS * progress.num_samples - progress.samples) / speed / 60
-        self.logger.info(
-            f"epoch {progress.epoch} [{progress.position}/{progress.num_samples}] step {progress.step} "
-            f"loss {loss:.4f} lr {lr:.3e} grad_norm {norm:.3f} {speed:.0f} images/s "
-            f"data_wait {data_wait:.0%} skipped {self.skipped}{unreadable} eta {eta_min:.1f} min"
-        )
-        where = {"epoch": progress.epoch, "step": progress.step, "samples": progress.samples}
-        more = {"images_per_sec": speed, "data_wait": data_wait, "skipped": self.skipped, "unreadable": num_unreadable}
-        self.logger.metrics("train", **where, loss=loss, lr=lr, grad_norm=norm, **more)
-        self.logger.progress(progress.position, progress.num_samples, f"epoch {progress.epoch} loss {loss:.3f}")
-
     def _finish_epoch(self) -> None:
         """Save, evaluate, and then mark the best, as often as the config says and after the last epoch always."""
         self.progress.finish_epoch()
@@ -278,7 +256,7 @@ class Trainer:
         self._evaluate_if_due()
 
     def _is_turn(self, every: int) -> bool:
-        return self.progress.epoch % every == 0 or self.progress.epoch == self.cfg.TRAIN.EPOCHS
+        return self.progress.is_over or (self.progress.position == 0 and self.progress.epoch % every == 0)
 
     def _evaluate_if_due(self) -> None:
         if self.evaluated or self.data.val is None:
@@ -290,7 +268,7 @@ class Trainer:
                 state.model, self.data, state.precision, self.dist, stop=self.stop, show=self.logger.progress
             )
         is_best, self.evaluated = self.best.take(result.fields(), is_saved=self._is_sound()), True
-        epoch = progress.epoch - 1
+        epoch = progress.last_epoch
         self.logger.info(f"epoch {epoch}{result} {self.best}")
         self.logger.metrics("eval", epoch=epoch, step=progress.step, samples=progress.samples, **result.fields())
         if is_best and predictions is not None:

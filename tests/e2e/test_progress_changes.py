@@ -40,13 +40,13 @@ def total(layout: tuple[int, int, int]) -> int:
 
 
 def lay_out(cfg, progress: Progress):
-    return build_schedule(cfg, effective_batch=progress.total_batch, updates_per_epoch=progress.updates_per_epoch)
+    return build_schedule(cfg, effective_batch=progress.total_batch, total_updates=progress.total_updates)
 
 
 def walk(progress: Progress, layout: tuple[int, int, int]):
     """The updates of a run from where it stands, each by the indices that it takes."""
     world_size, batch_size, accumulation = layout
-    while progress.epoch < EPOCHS:
+    while not progress.is_over:
         plan = list(
             plan_epoch(
                 progress.num_samples,
@@ -69,7 +69,7 @@ def walk(progress: Progress, layout: tuple[int, int, int]):
 def test_each_sample_comes_once_at_the_rate_of_the_undisturbed_run(before, after, schedule, reference):
     options = ["TRAIN.EPOCHS", EPOCHS, "TRAIN.WARMUP_EPOCHS", 2, "TRAIN.LR_REFERENCE_BATCH", reference]
     cfg = load_config(opts=[*options, *SCHEDULES[schedule]])
-    undisturbed = Progress(NUM_SAMPLES, total(before))
+    undisturbed = Progress(NUM_SAMPLES, total(before), EPOCHS * NUM_SAMPLES)
     rates = lay_out(cfg, undisturbed)
     expected = {}  # rate at which each sample of each epoch begins its update
     for start, _ in walk(undisturbed, before):
@@ -77,7 +77,7 @@ def test_each_sample_comes_once_at_the_rate_of_the_undisturbed_run(before, after
         assert undisturbed.update == undisturbed.step, "whole updates as long as the total batch stays"
     num_updates = undisturbed.step
     for stopped_after in (1, num_updates // 3, num_updates // 2, num_updates - 2):
-        changed, seen = Progress(NUM_SAMPLES, total(before)), []
+        changed, seen = Progress(NUM_SAMPLES, total(before), EPOCHS * NUM_SAMPLES), []
         for number, (start, stop) in enumerate(walk(changed, before), start=1):
             seen += [(changed.epoch, index) for index in range(start, stop)]
             if number == stopped_after:
@@ -159,7 +159,7 @@ def test_a_real_run_keeps_the_rates_through_the_change(runner, before, after):
     assert 0 < stopped < len(rows), "the change is in the middle"
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert rows[-1]["samples"] == EPOCHS * NUM_SAMPLES
-    undisturbed = Progress(NUM_SAMPLES, total(before))
+    undisturbed = Progress(NUM_SAMPLES, total(before), EPOCHS * NUM_SAMPLES)
     rates = lay_out(load_config(str(runner.config), opts=options), undisturbed)
     for samples, row in zip([0, *(row["samples"] for row in rows)], rows, strict=False):
         undisturbed.epoch, undisturbed.position = divmod(samples, NUM_SAMPLES)

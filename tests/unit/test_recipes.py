@@ -129,7 +129,7 @@ def test_other_ways_to_a_variant_have_its_architecture(name: str) -> None:
 
 
 def rates(cfg: Config, batch: int) -> list[float]:
-    schedule = build_schedule(cfg, effective_batch=batch, updates_per_epoch=10)
+    schedule = build_schedule(cfg, effective_batch=batch, total_updates=cfg.TRAIN.EPOCHS * 10)
     return [schedule(step) for step in range(cfg.TRAIN.EPOCHS * 10)]
 
 

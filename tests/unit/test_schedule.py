@@ -62,7 +62,7 @@ def test_unusable_arguments(arguments, words):
 
 
 def test_official_recipe_is_scaled_by_the_effective_batch():
-    schedule = build_schedule(load_config(), effective_batch=1024, updates_per_epoch=1251)
+    schedule = build_schedule(load_config(), effective_batch=1024, total_updates=300 * 1251)
     assert schedule(0) == pytest.approx(1e-6)
     assert schedule(20 * 1251) == pytest.approx(1e-3)
     assert schedule(300 * 1251) == pytest.approx(1e-5)
@@ -70,14 +70,14 @@ def test_official_recipe_is_scaled_by_the_effective_batch():
 
 def test_learning_rates_as_written_and_linear_ends_at_min_lr():
     options = ["TRAIN.LR_REFERENCE_BATCH", 0, "TRAIN.LR_SCHEDULER.NAME", "linear", "TRAIN.EPOCHS", 40]
-    schedule = build_schedule(load_config(opts=options), effective_batch=1024, updates_per_epoch=10)
+    schedule = build_schedule(load_config(opts=options), effective_batch=1024, total_updates=400)
     # The official linear schedule ends at 1% of the peak, which is the default MIN_LR.
     assert (schedule(200), schedule(300), schedule(400)) == pytest.approx((5e-4, 2.525e-4, 5e-6))
 
 
 def test_milestones_are_epochs():
     options = ["TRAIN.LR_SCHEDULER.NAME", "multistep", "TRAIN.LR_SCHEDULER.MULTISTEPS", "[30, 60]"]
-    schedule = build_schedule(load_config(opts=options), effective_batch=512, updates_per_epoch=10)
+    schedule = build_schedule(load_config(opts=options), effective_batch=512, total_updates=3000)
     assert (schedule(299), schedule(300), schedule(600)) == pytest.approx((5e-4, 5e-5, 5e-6))
 
 
@@ -86,8 +86,8 @@ def test_milestones_are_epochs():
 )
 def test_a_warm_up_may_be_a_share_of_the_run(warmup, epochs, steps):
     cfg = load_config(opts=["TRAIN.WARMUP_EPOCHS", warmup, "TRAIN.EPOCHS", epochs, "TRAIN.LR_REFERENCE_BATCH", 0])
-    assert count_warmup_steps(cfg, 10) == steps
-    schedule = build_schedule(cfg, effective_batch=7, updates_per_epoch=10)
+    assert count_warmup_steps(cfg, 10 * epochs) == steps
+    schedule = build_schedule(cfg, effective_batch=7, total_updates=10 * epochs)
     assert schedule(steps) == pytest.approx(5e-4)
     assert steps == 0 or schedule(0) == pytest.approx(5e-7)
     assert load_config(None, (), flatten(cfg)) == cfg, "a share is dumped as a share"
@@ -96,7 +96,7 @@ def test_a_warm_up_may_be_a_share_of_the_run(warmup, epochs, steps):
 def test_rates_may_follow_the_square_root_of_the_batch():
     cfg = load_config(opts=["TRAIN.LR_SCALING", "sqrt"])
     for batch, factor in ((512, 1.0), (8, 0.125), (2048, 2.0)):
-        schedule = build_schedule(cfg, effective_batch=batch, updates_per_epoch=10)
+        schedule = build_schedule(cfg, effective_batch=batch, total_updates=3000)
         assert (schedule(0), schedule(200), schedule(3000)) == pytest.approx(
             (5e-7 * factor, 5e-4 * factor, 5e-6 * factor)
         )

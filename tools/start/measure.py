@@ -1,8 +1,6 @@
-"""How fast a config trains and evaluates on this device, and the memory that it takes: by doing it for some seconds."""
+"""How fast a config trains and evaluates on this device, and the memory that it takes."""
 
-import itertools
 import os
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +13,15 @@ from swin.config.flags import run_path
 from swin.create import build_model
 from swin.distributed import Distributed
 from swin.engine.build import Job, build_precision
+from swin.engine.measure import time_evaluation, time_saving, time_training
 from swin.engine.run import make_trainer
 from swin.engine.signals import StopRequest
-from swin.engine.step import train_step
-from swin.engine.throughput import synchronize
-from swin.engine.trainer import Trainer
 from swin.logger import Logger
 from swin.models import count_flops, count_parameters
 from swin.run_folder import RunFolder
 from tools.benchmark.memory import activation_bytes
 
-TRAIN_SEC, EVAL_SEC = 8.0, 3.0  # that a measurement takes, after a warm-up of half as long and of two updates at least
-_WRITTEN_BYTES_PER_SEC = 300e6  # of a checkpoint; no measurement, and an error of ten changes a plan by seconds
+TRAIN_SEC, EVAL_SEC = 8.0, 3.0  # that a measurement takes, after a warm-up
 
 
 @dataclass(frozen=True)
@@ -93,46 +88,8 @@ def measure(cfg: Config, dist: Distributed) -> tuple[Speed, list[str]]:
     folder = RunFolder(run_path(cfg))
     job = Job(cfg, dist, build_precision(cfg, dist), logger, StopRequest(), folder, build_data, is_dry=True)
     trainer = make_trainer(job)
-    train, compute = _time_training(trainer)
-    val = _time_evaluation(trainer)
-    save_sec = 16 * count_parameters(trainer.state.model) / _WRITTEN_BYTES_PER_SEC
-    return Speed(train, compute, val, save_sec), logger.warnings
-
-
-def _time_training(trainer: Trainer) -> tuple[float, float]:
-    """Return training images a second, with the time that loading takes and without it."""
-    device, done, updates, waited = trainer.dist.device, 0, 0, 0.0
-    trainer.state.network.train()
-    begin = start = time.perf_counter()
-    is_warm = False
-    for epoch in itertools.count():
-        batches = trainer.watch.timed(trainer.batches.epoch(epoch))
-        position = 0
-        while position < trainer.batches.num_samples:
-            trainer.watch.waited_sec, before = 0.0, position
-            position = train_step(trainer.state, updates, batches, trainer.lr, trainer.totals, [])
-            synchronize(device)
-            updates, done, now = updates + 1, done + position - before, time.perf_counter()
-            waited += trainer.watch.waited_sec
-            if not is_warm and updates >= 2 and now - start > TRAIN_SEC / 2:
-                is_warm, done, waited, begin = True, 0, 0.0, now
-            elif is_warm and now - begin > TRAIN_SEC:
-                return done / (now - begin), done / max(now - begin - waited, 1e-9)
-    raise AssertionError
-
-
-@torch.inference_mode()
-def _time_evaluation(trainer: Trainer) -> float:
     assert trainer.data.val is not None
-    state, device, done = trainer.state, trainer.dist.device, 0
-    state.model.eval()
-    next(iter(trainer.data.val))  # starts the workers, which a run does once
-    begin = time.perf_counter()
-    for batch in trainer.data.val:
-        with state.precision.autocast():
-            state.model(trainer.data.normalise(batch.images.to(device)))
-        synchronize(device)
-        done += len(batch.images)
-        if time.perf_counter() - begin > EVAL_SEC:
-            break
-    return done / (time.perf_counter() - begin)
+    training = time_training(trainer, TRAIN_SEC)
+    train = trainer.batches.num_samples / training.of_epoch(trainer.batches.num_samples)
+    val = trainer.data.val.num_samples / time_evaluation(trainer, EVAL_SEC)
+    return Speed(train, train / max(1 - training.wait, 1e-9), val, time_saving(trainer)), logger.warnings
