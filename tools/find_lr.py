@@ -21,7 +21,7 @@ from swin.errors import ConfigError, printable
 from swin.schedule import find_lr_factor
 from tools.arguments import command, positive
 from tools.pictures import plain, require, save_picture
-from tools.trial import begin_trial, endless, make_trial, parse_trial, trial_parser
+from tools.trial import begin_trial, endless, make_trial, parse_trial, show_warnings, trial_parser
 
 _DIVERGED = 2.0  # times the lowest loss: what is a rise without return, and not noise
 _SMOOTHED_DECADES = 0.2  # standard deviation of the window that losses are averaged over, in decades of the rate
@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dist = begin_trial(cfg)
     try:
         trainer = make_trial(cfg, dist)
+        show_warnings(trainer)
         factor = find_lr_factor(cfg, trainer.total_batch)
         curve = sweep(trainer, options.updates, options.lowest, options.highest)
         if dist.is_main:

@@ -2,8 +2,11 @@
 
 import argparse
 import itertools
+import math
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -17,6 +20,7 @@ from swin.distributed import Distributed, setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.run import make_trainer
 from swin.engine.signals import StopRequest
+from swin.engine.throughput import peak_bytes
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, printable
 from swin.logger import Logger
@@ -36,18 +40,22 @@ def trial_parser(tool: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def parse_trial(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
-    """Read a tool's own options, and of all others the config of the run; of a cross-validation that of the first fold.
+    """Read a tool's own options, and of all `others`, which the options keep, the config of the run; see `load_trial`.
 
     Raises:
         ConfigError: As for `main.py`, or its flags ask for something else than training.
     """
-    options, others = parser.parse_known_args(argv)
-    cfg, _ = load_command_line(others)
+    options, options.others = parser.parse_known_args(argv)
+    cfg = load_trial(options.others)
     if cfg.EVAL_MODE or cfg.THROUGHPUT_MODE:
         raise ConfigError(f"{parser.prog} tries how a config trains: leave out --eval and --throughput.")
-    if cfg.DATA.FOLDS and cfg.DATA.FOLD is None:
-        cfg, _ = load_command_line(others, ("DATA.FOLD", 0))
     return options, cfg
+
+
+def load_trial(words: Sequence[str]) -> Config:
+    """Load the config of a command line of `main.py`; of a cross-validation that of the first fold."""
+    cfg, _ = load_command_line(words)
+    return load_command_line(words, ("DATA.FOLD", 0))[0] if cfg.DATA.FOLDS and cfg.DATA.FOLD is None else cfg
 
 
 def begin_trial(cfg: Config) -> Distributed:
@@ -59,20 +67,45 @@ def begin_trial(cfg: Config) -> Distributed:
 
 
 def make_trial(cfg: Config, dist: Distributed) -> Trainer:
-    """Make the run that a config describes, at its beginning; warnings go to standard error.
+    """Make the run that a config describes, at its beginning, silently: its logger keeps what it would warn of.
 
     Raises:
         SwinError: What would refuse the run itself.
     """
     torch.manual_seed(cfg.SEED)
-    logger, folder = Logger(is_main=False), RunFolder(run_path(cfg))  # silent
-    trainer = make_trainer(
+    logger, folder = Logger(is_main=False), RunFolder(run_path(cfg))
+    return make_trainer(
         Job(cfg, dist, build_precision(cfg, dist), logger, StopRequest(), folder, build_data, is_dry=True)
     )
-    if dist.is_main:
-        for warning in (*cfg.warnings, *logger.warnings):
+
+
+def show_warnings(trainer: Trainer) -> None:
+    """Show on standard error what the run would warn of."""
+    if trainer.dist.is_main:
+        for warning in (*trainer.cfg.warnings, *trainer.logger.warnings):
             print(f"warning: {printable(warning)}", file=sys.stderr)
-    return trainer
+
+
+def find_phases(trainer: Trainer) -> list[range]:
+    """Return the epochs of a run, the last one perhaps not whole, in parts of which each has images of one size."""
+    phases = getattr(trainer, "phases", None)
+    if phases is not None:
+        return [epochs for epochs, _ in phases.spans()]
+    return [range(math.ceil(trainer.progress.total_epochs))]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the greatest memory so far: what CUDA has taken of its device, else this process and its workers."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return peak_bytes(device) + sum(_shared_bytes(worker.pid) for worker in multiprocessing.active_children())
+
+
+def _shared_bytes(pid: int | None) -> int:
+    """Return the memory of a process, its share of what it has in common with others; 0 where that is not known."""
+    with suppress(OSError, StopIteration, ValueError), open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return 0
 
 
 def endless(trainer: Trainer) -> Iterator[Batch]:
