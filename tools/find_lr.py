@@ -122,7 +122,8 @@ def sweep(trainer: Trainer, updates: int, lowest: float, highest: float) -> Curv
             f"the loss diverged within {len(rows) + 1} updates, from a rate of {lowest:g} on: give a lower --lowest, "
             "or rule out the number format with --disable-amp."
         )
-    return Curve(*np.array(rows).T, is_diverged)
+    rates, losses, counts = np.array(rows).T
+    return Curve(rates, losses, counts, is_diverged)
 
 
 def suggest(curve: Curve) -> Suggestion:

@@ -45,8 +45,8 @@ def parse_trial(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     Raises:
         ConfigError: As for `main.py`, or its flags ask for something else than training.
     """
-    options, options.others = parser.parse_known_args(argv)
-    cfg = load_trial(options.others)
+    options, others = parser.parse_known_args(argv)
+    options.others, cfg = others, load_trial(others)
     if cfg.EVAL_MODE or cfg.THROUGHPUT_MODE:
         raise ConfigError(f"{parser.prog} tries how a config trains: leave out --eval and --throughput.")
     return options, cfg
