@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
+TRIALS = ("find_lr", "find_batch", "estimate")  # tools that take the trainer's flags beside their own
 FLAGS_OF_OTHERS = {"--max-restarts"}  # torchrun's
 # What the examples of CONTRIBUTING.md make; test_contributing.py follows them.
 EXAMPLES = {"swin_nano", "configs/swin_nano.yaml", "data/npz.py", "tools.count_images", "tools/count_images.py"}
@@ -94,6 +95,9 @@ def read_tool_flags(tool: str, words: Sequence[str], monkeypatch: pytest.MonkeyP
     name = f"tools.{tool}"
     if importlib.util.find_spec(name).submodule_search_locations:
         name += ".__main__"
+    if tool in TRIALS:
+        importlib.import_module(name).parse(stand_in(words))
+        return
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     with pytest.raises(ParsedError) as caught:
         importlib.import_module(name).main(stand_in(words))
@@ -124,6 +128,9 @@ def test_commands_are_understood(page, monkeypatch):
         with monkeypatch.context() as patch:
             if words[:2] == ["python", "main.py"] or words[:1] == ["swin-train"]:
                 read_trainer_flags(words[1 if words[0] == "swin-train" else 2 :])
+            elif words[:1] == ["torchrun"] and "-m" in words:
+                module = words.index("-m") + 1
+                read_tool_flags(words[module].removeprefix("tools."), words[module + 1 :], patch)
             elif words[:1] == ["torchrun"]:
                 read_trainer_flags(words[words.index("main.py") + 1 :])
             elif words[:1] == ["swin-predict"]:
@@ -249,3 +256,10 @@ def test_the_blocks_give_what_their_comments_say(stand_ins):
     assert [item.shape[1:] for item in model.feature_maps(images)] == [
         (8 * 2**stage, 16 // 2**stage, 16 // 2**stage) for stage in range(4)
     ]
+
+
+def test_bad_flags_of_a_tool_that_takes_the_trainers_are_noticed(monkeypatch):
+    with pytest.raises(ConfigError, match="unknown argument --update"):
+        read_tool_flags("estimate", ["--cfg", "CONFIG", "--update", "8"], monkeypatch)
+    with pytest.raises(ConfigError, match=r"TRAIN.EPOCHS"):
+        read_tool_flags("find_batch", ["--cfg", "CONFIG", "--share", "0.5", "--opts", "TRAIN.EPOCH", "3"], monkeypatch)

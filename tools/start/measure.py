@@ -7,19 +7,14 @@ from pathlib import Path
 
 import torch
 
-from data import build_data
 from swin.config import Config
-from swin.config.flags import run_path
 from swin.create import build_model
 from swin.distributed import Distributed
-from swin.engine.build import Job, build_precision
+from swin.engine.build import build_precision
 from swin.engine.measure import time_evaluation, time_saving, time_training
-from swin.engine.run import make_trainer
-from swin.engine.signals import StopRequest
-from swin.logger import Logger
 from swin.models import count_flops, count_parameters
-from swin.run_folder import RunFolder
 from tools.benchmark.memory import activation_bytes
+from tools.trial import make_trial
 
 TRAIN_SEC, EVAL_SEC = 8.0, 3.0  # that a measurement takes, after a warm-up
 
@@ -83,13 +78,9 @@ def measure(cfg: Config, dist: Distributed) -> tuple[Speed, list[str]]:
     Returns:
         The speed, and the warnings that the run would begin with.
     """
-    torch.manual_seed(cfg.SEED)
-    logger = Logger(is_main=False)  # silent
-    folder = RunFolder(run_path(cfg))
-    job = Job(cfg, dist, build_precision(cfg, dist), logger, StopRequest(), folder, build_data, is_dry=True)
-    trainer = make_trainer(job)
+    trainer = make_trial(cfg, dist)
     assert trainer.data.val is not None
     training = time_training(trainer, TRAIN_SEC)
     train = trainer.batches.num_samples / training.of_epoch(trainer.batches.num_samples)
     val = trainer.data.val.num_samples / time_evaluation(trainer, EVAL_SEC)
-    return Speed(train, train / max(1 - training.wait, 1e-9), val, time_saving(trainer)), logger.warnings
+    return Speed(train, train / max(1 - training.wait, 1e-9), val, time_saving(trainer)), trainer.logger.warnings
