@@ -78,8 +78,9 @@ class EvalBatches(ABC):
         """
 
 
-# (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.
-PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]
+# (batch, device, seed) to images (b, C, H, W) as the model takes them, and targets for what is minimised, both on the
+# device: labels (b,), or (b, K) where they are mixed, or what an objective other than `swin.objective.Objective` takes.
+PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def train(dist: Distributed, setting: str) -> dict[str, Any]:
     """Train, and return sums and weights after each update; the second may be NaN in the last micro-batch alone."""
     state, batches = make_state(dist, *SETTINGS[setting]), updates(dist)
     state.network.train()
-    loss, totals = state.loss, StepTotals(dist.device)
+    loss, totals = state.objective.loss, StepTotals(dist.device)
     sums, streaks, weights = [], [], [snapshot(state)]
 
     def break_last(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def train(dist: Distributed, setting: str) -> dict[str, Any]:
         return loss(logits, targets) + (torch.nan if len(logits) == 3 else 0.0)
 
     for step in range(UPDATES):
-        state.loss = break_last if setting == "a skipped update" and step == BAD_UPDATE else loss
+        state.objective.loss = break_last if setting == "a skipped update" and step == BAD_UPDATE else loss
         train_step(state, step, batches, 0.05, totals, [])
         sums.append(totals.values.tolist())
         streaks.append(totals.streak.item())

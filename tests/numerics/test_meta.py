@@ -148,8 +148,8 @@ def test_an_update_waits_for_nothing_and_mixes_no_devices(device, setting):
 
 
 def plant(state: TrainState, fault: Callable[[Tensor, Tensor], Tensor]) -> None:
-    loss = state.loss
-    state.loss = lambda logits, targets: loss(logits, targets) + fault(logits, targets)
+    loss = state.objective.loss
+    state.objective.loss = lambda logits, targets: loss(logits, targets) + fault(logits, targets)
 
 
 FAULTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
