@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from swin.preprocess import Normalise
+from swin.preprocess import EvalResize, Normalise
 
 
 class Batch(NamedTuple):
@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     update_size: int  # samples of all processes and micro-batches in the update that this batch belongs to
     last_of_update: bool
     position: int  # samples of all processes that are done in this epoch after it; exact after an update's last
+    indices: Sequence[int] = ()  # which images of the data set these are
 
     @property
     def num_valid(self) -> int:
@@ -99,4 +100,5 @@ class Data:
     part: str = "val"  # which part of the data set `val` is
     test: EvalBatches | None = None  # a third part, which is kept apart until the end of a training
     test_counts: Sequence[int] = ()  # its images of each class
+    view: Callable[[EvalResize], EvalBatches] | None = None  # the training images in their own order, not augmented
     multi_label: bool = False  # whether an image may have several labels

@@ -16,6 +16,7 @@ from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress
 from swin.engine.resume import read_agreed
 from swin.engine.step import StepTotals, train_step
+from swin.engine.teach import build_objective
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.models import SwinTransformer
@@ -44,7 +45,7 @@ class Trainer:
         assert data.train is not None
         self.cfg, self.dist, self.data, self.batches = job.cfg, job.dist, data, data.train
         self.logger, self.stop, self.folder = job.logger, job.stop, job.folder
-        self.state = build_state(self.cfg, model, data, job.precision, self.dist)
+        self.state = build_state(self.cfg, model, data, job.precision, self.dist, build_objective(job, model, data))
         self.total_batch = self.cfg.DATA.BATCH_SIZE * self.dist.world_size * self.cfg.TRAIN.ACCUMULATION_STEPS
         self.writer = CheckpointWriter(self.folder.path / "checkpoints", self.cfg.SAVE_KEEP)
         self.last = self.writer.folder / LAST
