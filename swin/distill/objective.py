@@ -180,7 +180,8 @@ class Distillation(Objective):
 
 def _make_projection(channels: int, teacher_channels: int, device: torch.device) -> nn.Linear:
     """Make a linear layer with the model's kind of initial weights, drawn by themselves: no other draw is moved."""
-    projection = nn.utils.skip_init(nn.Linear, channels, teacher_channels)
+    with torch.random.fork_rng(devices=[]):
+        projection = nn.Linear(channels, teacher_channels)
     nn.init.trunc_normal_(projection.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     nn.init.zeros_(projection.bias)
     return projection.to(device)
