@@ -30,6 +30,7 @@ from swin.batches import Data
 from swin.config import Config
 from swin.cpu import num_cpus
 from swin.errors import ConfigError, DataError, printable
+from swin.preprocess import EvalResize
 
 
 def build_data(
@@ -82,6 +83,11 @@ def build_data(
 def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common: dict[str, Any]) -> Data:
     prepare = build_prepare(cfg, len(sets.classes))
     train, transform = sets.train, build_eval_pixels(cfg, keep_border=keep_border)
+
+    def view(resize: EvalResize) -> EvalLoader:
+        assert train is not None
+        return EvalLoader(train, transform=replace(transform, resize=resize), **common)
+
     return Data(
         classes=sets.classes,
         train=_build_train_loader(cfg, train, in_pairs=prepare.mix is not None, **common) if train else None,
@@ -95,6 +101,7 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
         part=split,
         test=EvalLoader(sets.test, transform=transform, **common) if sets.test else None,
         test_counts=_count(sets.test, sets.classes),
+        view=view if train else None,
         multi_label=sets.val.labels.ndim == 2,
     )
 

@@ -36,6 +36,7 @@ class Sample(NamedTuple):
     label: np.integer | np.ndarray  # a row of the source's labels
     rectangles: Sequence[Rectangle]  # what to erase
     failures: list[str]  # why others were skipped before it
+    taken: int  # which of the source's samples it is
 
 
 class Samples(NamedTuple):
@@ -45,6 +46,7 @@ class Samples(NamedTuple):
     labels: torch.Tensor
     rectangles: torch.Tensor
     failures: list[str]
+    indices: list[int]
 
 
 @dataclass
@@ -83,7 +85,7 @@ class ImageDataset(torch.utils.data.Dataset[Sample]):
                 if self.seed is not None:
                     _seed_generators(derive_seed(self.seed, epoch, taken, *([repeat] if repeat else [])))
                 pixels, rectangles = transform(content, self.source.name(taken))
-                return Sample(pixels, self.source.labels[taken], rectangles, failures)
+                return Sample(pixels, self.source.labels[taken], rectangles, failures, taken)
             except DataError as error:
                 failures.append(str(error))
                 if not self.skip_errors or len(failures) == min(num_samples, _MAX_TRIES):
@@ -110,4 +112,5 @@ def collate(samples: list[Sample] | str) -> Samples | str:
         torch.from_numpy(np.stack([sample.label for sample in samples])),
         torch.tensor(rectangles, dtype=torch.int64).view(-1, 6),
         [failure for sample in samples for failure in sample.failures],
+        [sample.taken for sample in samples],
     )

@@ -130,7 +130,8 @@ class TrainLoader(_Loader, TrainBatches):
             for positions in taken
         )
         for micro, samples in zip(plan, self._fetch(keys), strict=True):
-            yield Batch(*samples, deal(micro).tolist(), micro.update_size, micro.last_of_update, micro.stop)
+            where = deal(micro).tolist(), micro.update_size, micro.last_of_update, micro.stop
+            yield Batch(*samples[:-1], *where, samples.indices)
 
     def files(self, epoch: int, position: int, count: int) -> list[str]:
         return [self.source.name(index) for index in self._order(epoch)[position : position + count].tolist()]
@@ -160,7 +161,7 @@ class EvalLoader(_Loader, EvalBatches):
         for samples in self._fetch(keys):
             count = len(samples.labels)
             position += count
-            yield Batch(*samples, list(range(count)), count, True, position)
+            yield Batch(*samples[:-1], list(range(count)), count, True, position, samples.indices)
 
     def name(self, index: int) -> str:
         return self.source.name(index)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from swin.phases import Phase
-from swin.preprocess import Normalise
+from swin.preprocess import EvalResize, Normalise
 
 
 class Batch(NamedTuple):
@@ -26,6 +26,7 @@ class Batch(NamedTuple):
     update_size: int  # samples of all processes and micro-batches in the update that this batch belongs to
     last_of_update: bool
     position: int  # samples of all processes that are done in this epoch after it; exact after an update's last
+    indices: Sequence[int] = ()  # which images of the data set these are
 
     @property
     def num_valid(self) -> int:
@@ -80,8 +81,9 @@ class EvalBatches(ABC):
         """
 
 
-# (batch, device, seed) to images (b, C, H, W) as the model takes them and targets for the loss, both on the device.
-PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Tensor]]
+# (batch, device, seed) to images (b, C, H, W) as the model takes them, and targets for what is minimised, both on the
+# device: labels (b,), or (b, K) where they are mixed, or what an objective other than `swin.objective.Objective` takes.
+PrepareFn = Callable[[Batch, torch.device, int], tuple[Tensor, Any]]
 
 
 @dataclass(frozen=True)
@@ -100,4 +102,5 @@ class Data:
     part: str = "val"  # which part of the data set `val` is
     test: EvalBatches | None = None  # a third part, which is kept apart until the end of a training
     test_counts: Sequence[int] = ()  # its images of each class
+    view: Callable[[EvalResize], EvalBatches] | None = None  # the training images in their own order, not augmented
     multi_label: bool = False  # whether an image may have several labels

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from swin.config import config_from_dict
+from swin.config import Config, config_from_dict
 from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
@@ -198,7 +198,9 @@ def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
     return Predictor(model, make_eval_transform(**arguments), channels, classes, device, threshold=threshold)
 
 
-def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None) -> Predictor:
+def load_predictor(
+    checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None, cfg: Config | None = None
+) -> Predictor:
     """Build the model of a weight file, with averaged weights where it has some.
 
     A checkpoint of this project says how its model is built and how images become its input. For other files the
@@ -208,6 +210,7 @@ def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str 
         checkpoint: File of a training run, or weights of any program that `swin.load_weights` knows.
         device: As for `inference_model`.
         variant: Name of the model, as for `create_model`, if it is not to be read off the file.
+        cfg: What is taken in place of the config that the file carries, if any.
 
     Raises:
         CheckpointError: If the file cannot be read, or holds no classifier.
@@ -217,7 +220,8 @@ def load_predictor(checkpoint: ImagePath, *, device: str = "auto", variant: str 
     if "head.bias" not in weights.tensors:
         raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
     num_classes = len(weights.tensors["head.bias"])
-    cfg = config_from_dict(weights.config) if weights.config and variant is None else None
+    if cfg is None and weights.config and variant is None:
+        cfg = config_from_dict(weights.config)
     if cfg:
         model = build_model(cfg, num_classes)
     elif variant is not None:

@@ -81,6 +81,7 @@ def make_optimizer(
     momentum: float = 0.9,
     muon_momentum: float = 0.95,
     layer_decay: float = 1.0,
+    beside: nn.Module | None = None,
 ) -> torch.optim.Optimizer:
     """Make a fused optimizer for a model on its device, not wrapped for several processes.
 
@@ -94,11 +95,13 @@ def make_optimizer(
         lr: First learning rate.
         weight_decay: Decoupled for `adamw` and `muon`, an L2 term for `sgd`.
         layer_decay: As for `parameter_groups`.
+        beside: What else is trained, at the full rate, in groups of its own after the model's; by AdamW for `muon`.
 
     Raises:
         ConfigError: The name is unknown.
     """
     groups = parameter_groups(model, weight_decay, layer_decay, momentum=muon_momentum if name == "muon" else None)
+    groups += parameter_groups(beside, weight_decay) if beside else []
     optimizer: torch.optim.Optimizer
     if name == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
@@ -115,8 +118,11 @@ def make_optimizer(
     return optimizer
 
 
-def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the configured optimizer; its learning rate is then set before each update by `set_lr`."""
+def build_optimizer(cfg: Config, model: nn.Module, beside: nn.Module | None = None) -> torch.optim.Optimizer:
+    """Make the configured optimizer; its learning rate is then set before each update by `set_lr`.
+
+    What is `beside` the model is as for `make_optimizer`.
+    """
     options = cfg.TRAIN.OPTIMIZER
     return make_optimizer(
         model,
@@ -128,6 +134,7 @@ def build_optimizer(cfg: Config, model: nn.Module) -> torch.optim.Optimizer:
         momentum=options.MOMENTUM,
         muon_momentum=options.MUON_MOMENTUM,
         layer_decay=cfg.TRAIN.LAYER_DECAY,
+        beside=beside,
     )
 
 

@@ -46,7 +46,7 @@ def validate(
     # Rules must be able to divide by a value whose message is dropped.
     v = {**values, **{name: KEYS[name].default for name in refused}}
     rules = [_errors_of_the_model, _errors_of_the_data, _errors_of_the_sizes]
-    rules += [_errors_of_the_training, _errors_of_several_labels]
+    rules += [_errors_of_the_training, _errors_of_several_labels, _errors_of_a_teacher]
     errors += fill(chain.from_iterable(rule(v) for rule in rules))
     return errors, fill(chain(_warnings(v), _keys_without_effect(v, sources)))
 
@@ -197,6 +197,28 @@ def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _errors_of_a_teacher(v: Mapping[str, Any]) -> Iterator[str]:
+    teacher, cache = "{TRAIN.DISTILL.TEACHER}", "{TRAIN.DISTILL.CACHE}"
+    if not v["TRAIN.DISTILL.TEACHER"]:
+        return
+    if v["DATA.MULTI_LABEL"]:
+        yield f"{teacher} is for images with one label each, but {{DATA.MULTI_LABEL}}: leave the teacher out"
+    elif v["TRAIN.LOSS"] != "ce":
+        yield f"{teacher} compares softmax probabilities, which {{TRAIN.LOSS}} does not train: set TRAIN.LOSS to ce"
+    if not v["TRAIN.DISTILL.ALPHA"] and not v["TRAIN.DISTILL.FEATURES"]:
+        yield f"{teacher} teaches nothing with {{TRAIN.DISTILL.ALPHA}} and {{TRAIN.DISTILL.FEATURES}}: raise one"
+    if not v["TRAIN.DISTILL.CACHE"]:
+        return
+    if v["TRAIN.DISTILL.FEATURES"]:
+        yield f"{cache} keeps logits alone, and {{TRAIN.DISTILL.FEATURES}} asks for feature maps: set one of them to 0"
+    for key in ("AUG.MIXUP", "AUG.CUTMIX", "AUG.CUTMIX_MINMAX"):
+        if v[key]:
+            off = "null" if key == "AUG.CUTMIX_MINMAX" else "0"
+            yield f"{cache} keeps what is said to whole images, and {{{key}}} mixes them: set {key} to {off}"
+    if v["DATA.ON_ERROR"] == "skip":
+        yield f"{cache} needs all images, and {{DATA.ON_ERROR}} leaves unreadable ones out: set it to raise"
+
+
 def _warnings(v: Mapping[str, Any]) -> Iterator[str]:
     patch, window, stages = v["MODEL.SWIN.PATCH_SIZE"], v["MODEL.SWIN.WINDOW_SIZE"], len(v["MODEL.SWIN.DEPTHS"])
     # The last stage's grid is a multiple of the window, and each grid before it twice as large.
@@ -216,6 +238,8 @@ def _warnings(v: Mapping[str, Any]) -> Iterator[str]:
         yield "{TRAIN.WARMUP_LR} is above {TRAIN.BASE_LR}: the warm-up will lower the rate"
     if schedule == "multistep" and max(v["TRAIN.LR_SCHEDULER.MULTISTEPS"], default=0) >= v["TRAIN.EPOCHS"]:
         yield "{TRAIN.LR_SCHEDULER.MULTISTEPS}: training ends before the last of them ({TRAIN.EPOCHS})"
+    if v["TRAIN.DISTILL.CONFIG"] and not v["TRAIN.DISTILL.TEACHER"]:
+        yield "{TRAIN.DISTILL.CONFIG} is of a teacher, and there is none: set TRAIN.DISTILL.TEACHER"
     if v["DATA.DATASET"] == "digits" and v["DATA.DATA_PATH"]:
         yield "{DATA.DATA_PATH} is not used by {DATA.DATASET}: set DATASET to folder to use it"
 

@@ -23,6 +23,7 @@ from swin.errors import ConfigError, SwinError
 from swin.logger import Logger
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
+from swin.objective import Objective
 from swin.optim import build_optimizer
 from swin.run_folder import RunFolder
 from swin.weights.files import find_weight_file
@@ -93,21 +94,31 @@ def build_precision(cfg: Config, dist: Distributed) -> Precision:
     return choose_precision(dist.device, enabled=cfg.AMP_ENABLE, dtype=cfg.AMP_DTYPE)
 
 
-def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Precision, dist: Distributed) -> TrainState:
+def build_state(
+    cfg: Config,
+    model: SwinTransformer,
+    data: Data,
+    precision: Precision,
+    dist: Distributed,
+    objective: Objective | None = None,
+) -> TrainState:
     """Make a run's state before its first update, from a model on its device with its initial weights.
 
-    What TRAIN.FREEZE names is frozen here, and the model is compiled as TRAIN.COMPILE says.
+    What TRAIN.FREEZE names is frozen here, and the model is compiled as TRAIN.COMPILE says. Without an objective it is
+    the config's loss on the labels.
     """
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
-    compile_model(model, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
+    objective = objective or Objective(build_loss(cfg, data.class_counts))
+    for module in dict.fromkeys((model, objective.network(model))):
+        compile_model(module, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
     return TrainState(
         model=model,
-        optimizer=build_optimizer(cfg, model),
+        optimizer=build_optimizer(cfg, model, objective.beside),
         scaler=precision.make_scaler(),
         ema=Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None,
-        loss=build_loss(cfg, data.class_counts),
-        prepare=data.prepare,
+        objective=objective,
+        prepare=objective.prepare(data.prepare),
         precision=precision,
         dist=dist,
         clip_grad=cfg.TRAIN.CLIP_GRAD,

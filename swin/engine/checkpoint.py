@@ -71,10 +71,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Returns:
         A dict with at least "model" (the state dict). Checkpoints of this project also have "optimizer", "scaler",
-        "ema", "epoch" (the last one completed, -1 for none), "position" (samples done of the next), "step" (updates
-        done), "skipped", "monitor", "best", "waited" (see `swin.engine.best`), "classes", "config" (a plain dict) and
-        "digest"; `swin.engine.schema` has the types. The tensors are views of the mapped file, see `read_torch_file`:
-        copy what is kept.
+        "ema", "objective" (what an objective keeps besides the model, if anything), "epoch" (the last one completed, -1
+        for none), "position" (samples done of the next), "step" (updates done), "skipped", "monitor", "best", "waited"
+        (see `swin.engine.best`), "classes", "config" (a plain dict) and "digest"; `swin.engine.schema` has the types.
+        The tensors are views of the mapped file, see `read_torch_file`: copy what is kept.
 
     Raises:
         CheckpointError: missing, damaged, or not a training checkpoint.

@@ -125,6 +125,11 @@ def _is_ema(value: Any) -> bool:
     return value is None
 
 
+def _is_objective(value: Any) -> bool:
+    is_named = isinstance(value, dict) and all(type(name) is str for name in value)
+    return is_named and all(type(part) is str or _is_weights(part) for part in value.values())
+
+
 def _whole(low: int, high: int = _MAX_COUNT) -> tuple[str, Callable[[Any], bool]]:
     return f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high
 
@@ -135,6 +140,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer": ("the state of AdamW, SGD or Muon", _is_optimizer),
     "scaler": ("the state of a gradient scaler, or None", _is_scaler),
     "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
+    "objective": ("texts, and dicts of names and finite tensors", _is_objective),
     "epoch": _whole(-1, _MAX_EPOCH),
     **dict.fromkeys(("position", "step", "skipped", "rollbacks", "waited"), _whole(0)),
     **dict.fromkeys(("total_batch", "num_samples", "total_samples"), _whole(1)),

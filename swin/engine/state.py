@@ -17,8 +17,8 @@ from swin.distributed import Distributed
 from swin.ema import Ema
 from swin.engine.precision import Precision
 from swin.errors import CheckpointError
-from swin.losses import Loss
 from swin.models import SwinTransformer
+from swin.objective import Objective
 from swin.weights import load_strictly
 
 
@@ -28,18 +28,19 @@ class TrainState:
 
     Attributes:
         model: the model itself; it may be compiled in place.
-        loss: (logits, targets) to the loss of each sample (b,).
+        objective: what is minimised.
         prepare: see `swin.batches.PrepareFn`.
         clip_grad: greatest norm of the gradient; 0 for no limit.
         seed: of mixing, dropout and stochastic depth.
-        network: the model as training calls it: itself, or DistributedDataParallel around it.
+        network: the model as training calls it: itself, or around it what the objective adds, and
+            DistributedDataParallel.
     """
 
     model: SwinTransformer
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Ema | None
-    loss: Loss
+    objective: Objective
     prepare: PrepareFn
     precision: Precision
     dist: Distributed
@@ -48,20 +49,22 @@ class TrainState:
     network: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = self.model
+        self.network = self.objective.network(self.model)
         if self.dist.world_size > 1:
             device_ids = [self.dist.device] if self.dist.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
+            self.network = DistributedDataParallel(self.network, device_ids=device_ids, gradient_as_bucket_view=True)
             # The only buffers are indices that follow from the config. The argument has changed its name in torch.
             self.network.broadcast_buffers = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the tensors and counters, sharing memory with this object."""
+        objective = self.objective.state_dict()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
             "ema": self.ema.state_dict() if self.ema else None,
+            **({"objective": objective} if objective else {}),
         }
 
     def load_state_dict(self, content: dict[str, Any], source: Path) -> None:
@@ -71,6 +74,7 @@ class TrainState:
             CheckpointError: parts are missing, or shapes differ from the config's.
         """
         load_strictly(self.model, content["model"], source)
+        self.objective.load_state_dict(content.get("objective", {}), source)
         scaler = self.scaler if self.scaler.is_enabled() else None
         for name, target in (("optimizer", self.optimizer), ("scaler", scaler), ("ema", self.ema)):
             if target is None:

@@ -66,7 +66,7 @@ def train_step(
         images, targets = state.prepare(batch, state.dist.device, mixing_seed)
         with _local_gradients(state.network, batch):
             with state.precision.autocast():
-                losses = state.loss(state.network(images, drop_paths), targets)  # (b,)
+                losses = state.objective(state.network, images, targets, drop_paths)  # (b,)
             batch_loss = losses.sum() * float(batch.num_valid > 0)
             # DDP averages over processes, hence the factor world_size.
             scaled = state.scaler.scale(batch_loss * (state.dist.world_size / batch.update_size))
@@ -74,7 +74,7 @@ def train_step(
         loss_sum += batch_loss.detach()
 
     state.scaler.unscale_(state.optimizer)
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), state.clip_grad or torch.inf)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), state.clip_grad or torch.inf)
     bad = ~(torch.isfinite(loss_sum) & torch.isfinite(norm))
     counts = (float(stop_requested), float(len(failures) - num_known))
     summed = torch.stack([loss_sum, bad.float(), *(torch.full_like(loss_sum, count) for count in counts)])

@@ -17,6 +17,7 @@ from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress, Stopwatch
 from swin.engine.resume import find_length, read_agreed
 from swin.engine.step import StepTotals, train_step
+from swin.engine.teach import build_objective
 from swin.engine.update_log import UpdateLog
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
@@ -48,7 +49,7 @@ class Trainer:
         assert data.train is not None
         self.cfg, self.dist, self.data, self.batches = job.cfg, job.dist, data, data.train
         self.logger, self.stop, self.folder = job.logger, job.stop, job.folder
-        self.state = build_state(self.cfg, model, data, job.precision, self.dist)
+        self.state = build_state(self.cfg, model, data, job.precision, self.dist, build_objective(job, model, data))
         self.total_batch = self.cfg.DATA.BATCH_SIZE * self.dist.world_size * self.cfg.TRAIN.ACCUMULATION_STEPS
         self.writer = CheckpointWriter(self.folder.path / "checkpoints", self.cfg.SAVE_KEEP)
         self.last = self.writer.folder / LAST
@@ -139,8 +140,7 @@ class Trainer:
     def _save(self, *, is_best: bool = False) -> None:
         """Begin to write the run as it stands, unless updates have ceased to be finite."""
         if self.dist.is_main and self._is_sound():
-            is_numbered = self._is_turn(self.cfg.SAVE_FREQ)
-            epoch = self.progress.last_epoch if is_numbered else None
+            epoch = self.progress.last_epoch if self._is_turn(self.cfg.SAVE_FREQ) else None
             self.writer.write(self.checkpoint(), epoch=epoch, is_best=is_best)
             self.good = self.last
             self.is_save_due, self.saved_at = False, time.monotonic()

@@ -177,7 +177,11 @@ class SwinTransformer(nn.Module):
         Returns:
             Logits (B, num_classes).
         """
-        return self.head(self.forward_features(images, drop_paths).mean(dim=(1, 2)))
+        return self.classify(self.forward_features(images, drop_paths))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, num_classes) of what `forward_features` gave."""
+        return self.head(features.mean(dim=(1, 2)))
 
     def forward_features(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
         """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches."""

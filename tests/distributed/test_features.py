@@ -23,7 +23,7 @@ from swin.engine.precision import Precision
 from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from tests.conftest import ROOT
-from tests.updates import CLASSES, make_batch, make_config
+from tests.updates import CLASSES, make_batch, make_config, make_lesson
 
 UPDATES, BAD_UPDATE = 4, 1
 # Nesterov's updates are linear in the gradient, where AdamW's first ones are its sign, which rounding may change.
@@ -37,16 +37,19 @@ SETTINGS = {
     "checkpointing": [*PLAIN, "TRAIN.USE_CHECKPOINT", "True"],
     # A large epsilon: what is no matrix gets AdamW, and not the sign of a gradient near 0.
     "muon": [*PLAIN, "TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.OPTIMIZER.EPS", "1.0"],
+    "a teacher": PLAIN,
     "a skipped update": [*PLAIN, *AVERAGES],
 }
 
 
-def make_state(dist: Distributed, *options: str) -> TrainState:
+def make_state(dist: Distributed, *options: str, is_taught: bool = False) -> TrainState:
     cfg = make_config(*options)
     torch.manual_seed(0)
     prepare = build_prepare(cfg, CLASSES)
     data = Data(list("abcde"), None, None, prepare, prepare.normalise, class_counts=[])
-    return build_state(cfg, build_model(cfg, CLASSES), data, Precision("cpu", None), dist)
+    model = build_model(cfg, CLASSES)
+    objective = make_lesson(model, prepare.normalise, features=0.5) if is_taught else None
+    return build_state(cfg, model, data, Precision("cpu", None), dist, objective)
 
 
 def updates(dist: Distributed) -> Iterator[Batch]:
@@ -61,15 +64,20 @@ def updates(dist: Distributed) -> Iterator[Batch]:
 
 def snapshot(state: TrainState) -> dict[str, torch.Tensor]:
     averages = state.ema.shadow if state.ema else {}
-    named = {**dict(state.model.named_parameters()), **{f"average of {name}": each for name, each in averages.items()}}
+    beside = dict(state.objective.beside.named_parameters("beside")) if state.objective.beside else {}
+    named = {
+        **dict(state.model.named_parameters()),
+        **beside,
+        **{f"average of {name}": each for name, each in averages.items()},
+    }
     return {name: tensor.detach().clone() for name, tensor in named.items()}
 
 
 def train(dist: Distributed, setting: str) -> dict[str, Any]:
     """Train, and return sums and weights after each update; the second may be NaN in the last micro-batch alone."""
-    state, batches = make_state(dist, *SETTINGS[setting]), updates(dist)
+    state, batches = make_state(dist, *SETTINGS[setting], is_taught=setting == "a teacher"), updates(dist)
     state.network.train()
-    loss, totals = state.loss, StepTotals(dist.device)
+    loss, totals = state.objective.loss, StepTotals(dist.device)
     sums, streaks, weights = [], [], [snapshot(state)]
 
     def break_last(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -77,7 +85,7 @@ def train(dist: Distributed, setting: str) -> dict[str, Any]:
         return loss(logits, targets) + (torch.nan if len(logits) == 3 else 0.0)
 
     for step in range(UPDATES):
-        state.loss = break_last if setting == "a skipped update" and step == BAD_UPDATE else loss
+        state.objective.loss = break_last if setting == "a skipped update" and step == BAD_UPDATE else loss
         train_step(state, step, batches, 0.05, totals, [])
         sums.append(totals.values.tolist())
         streaks.append(totals.streak.item())

@@ -20,13 +20,13 @@ def break_updates(patch, *steps: int, above_lr: float = 0.0) -> None:
     whole_step = trainer.train_step
 
     def step(state, number, batches, lr, *more):
-        loss = state.loss
+        loss = state.objective.loss
         if number in steps and lr > above_lr:
-            state.loss = lambda logits, targets: loss(logits, targets) * torch.nan
+            state.objective.loss = lambda logits, targets: loss(logits, targets) * torch.nan
         try:
             return whole_step(state, number, batches, lr, *more)
         finally:
-            state.loss = loss
+            state.objective.loss = loss
 
     patch.setattr(trainer, "train_step", step)
 

@@ -73,8 +73,8 @@ def test_an_update_never_waits(device, setting, precision):
 def test_an_update_that_waits_is_found(gpu):
     state = make_state(gpu, Precision("cuda", None))
     train(state, range(1))
-    loss = state.loss
-    state.loss = lambda logits, targets: loss(logits, targets) * float(logits.isfinite().all())
+    loss = state.objective.loss
+    state.objective.loss = lambda logits, targets: loss(logits, targets) * float(logits.isfinite().all())
     with never_waiting(gpu), pytest.raises(RuntimeError, match="synchroniz"):
         train(state, range(1, 2))
 
@@ -113,12 +113,12 @@ def test_an_update_that_is_not_finite_changes_nothing(device):
     train(state, range(3))
     scale = state.scaler.get_scale()
     before = [parameter.clone() for parameter in (*state.model.parameters(), *state.ema.shadow.values())]
-    loss = state.loss
-    state.loss = lambda logits, targets: loss(logits, targets) * torch.inf
+    loss = state.objective.loss
+    state.objective.loss = lambda logits, targets: loss(logits, targets) * torch.inf
     assert train(state, range(3, 4)).streak.item() == 1
     after = [*state.model.parameters(), *state.ema.shadow.values()]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-    state.loss = loss
+    state.objective.loss = loss
     assert train(state, range(4, 5)).values[3].item() == 1
     # The scaler itself sees gradients, and those of an infinite loss are not finite.
     assert state.scaler.get_scale() == scale / 2

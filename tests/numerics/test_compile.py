@@ -7,6 +7,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from swin import SwinTransformer
+from swin.distill.objective import Student
 from swin.engine import build
 from swin.errors import ConfigError
 
@@ -37,6 +38,14 @@ def test_training_is_one_graph_with_the_same_gradients(use_checkpoint):
         model.zero_grad()
     for plain, compiled in zip(*gradients, strict=True):
         torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_with_a_teacher_of_features_is_one_graph():
+    torch.manual_seed(0)
+    student = Student(SwinTransformer(drop_path_rate=0.0, **SMALL), torch.nn.Linear(32, 12))
+    compiled = torch.compile(student, fullgraph=True, backend="aot_eager")
+    for plain, found in zip(student(images()), compiled(images()), strict=True):
+        torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
 
 
 def test_inference_under_autocast_is_one_graph():

@@ -110,9 +110,9 @@ def pretend_backward(loss: Tensor) -> None:
             node.variable.grad = torch.empty_like(node.variable)
 
 
-def make_state_on(device: PretendedDevice, *options: str) -> TrainState:
-    is_cuda = device.device.type == "cuda"
-    return make_state(device.device, Precision("cuda", torch.float16) if is_cuda else Precision("meta", None), *options)
+def make_state_on(device: PretendedDevice, *options: str, lesson: dict[str, Any] | None = None) -> TrainState:
+    precision = Precision("cuda", torch.float16) if device.device.type == "cuda" else Precision("meta", None)
+    return make_state(device.device, precision, *options, lesson=lesson)
 
 
 def train(device: PretendedDevice, state: TrainState) -> None:
@@ -147,9 +147,24 @@ def test_an_update_waits_for_nothing_and_mixes_no_devices(device, setting):
     train(device, make_state_on(device, *RANDOM, *SETTINGS[setting]))
 
 
+LESSONS = {
+    "soft": {},
+    "hard": {"kind": "hard"},
+    "features": {"features": 0.5, "temperature": 2.0},
+    "a table": {"images": 6},
+}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_teacher_is_not_waited_for(device, lesson, monkeypatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda rows: rows)  # which needs a GPU
+    mixing = ["AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0"] if lesson == "a table" else []
+    train(device, make_state_on(device, *RANDOM, *mixing, lesson=LESSONS[lesson]))
+
+
 def plant(state: TrainState, fault: Callable[[Tensor, Tensor], Tensor]) -> None:
-    loss = state.loss
-    state.loss = lambda logits, targets: loss(logits, targets) + fault(logits, targets)
+    loss = state.objective.loss
+    state.objective.loss = lambda logits, targets: loss(logits, targets) + fault(logits, targets)
 
 
 FAULTS: dict[str, Callable[[Tensor, Tensor], Any]] = {

@@ -22,6 +22,7 @@ from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import time_action
 from swin.losses import make_loss
 from swin.models import SwinTransformer
+from swin.objective import Objective
 from swin.optim import make_optimizer
 from swin.preprocess import Normalise
 from tools.benchmark.models import CLIP_GRAD, LEARNING_RATE, SMOOTHING, make_batch, make_model, make_update
@@ -38,7 +39,7 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
         optimizer=make_optimizer(ours, name="adamw", lr=LEARNING_RATE, weight_decay=0.05),
         scaler=precision.make_scaler(),
         ema=None,
-        loss=make_loss(smoothing=SMOOTHING),
+        objective=Objective(make_loss(smoothing=SMOOTHING)),
         prepare=lambda *_: (images, labels),
         precision=precision,
         dist=Distributed(0, 1, 0, device),

@@ -105,4 +105,26 @@ TRAIN = {
         Keep an exponential moving average of the weights, which is evaluated and saved beside them."""),
     "EMA.DECAY": Key(0.9999, between="[0, 1)", is_new=True).means("""
         Decay of the average: 0.9999 averages over about 10,000 updates, so short runs want less."""),
+    "DISTILL.TEACHER": Key("", is_path=True, is_new=True).means("""
+        A trained model that the model learns from, on the same classes: what --pretrained takes, or timm:NAME[:FILE] or
+        torchvision:NAME[:FILE], a model of that library with the weights of a file, or with its own, which are
+        downloaded. It sees the student's images at its own size, mean and deviation, in the student's number format
+        (bf16 where the hardware has it). "" for none."""),
+    "DISTILL.CONFIG": Key("", is_path=True, is_new=True).means("""
+        YAML file for a teacher whose weight file does not say how it is built and what images it takes (DATA.IMG_SIZE,
+        MEAN, STD); of timm's and torchvision's models the latter alone."""),
+    "DISTILL.KIND": Key("soft", one_of=("soft", "hard"), is_new=True).means("""
+        What is learned of the teacher's logits: soft, all of them (their softmax at TEMPERATURE, compared by the
+        Kullback-Leibler divergence times TEMPERATURE squared); or hard, its top class as a label."""),
+    "DISTILL.ALPHA": Key(0.5, between="[0, 1]", is_new=True).means("""
+        Weight of the teacher's logits; the labels weigh 1 - ALPHA. 1 learns from the teacher alone."""),
+    "DISTILL.TEMPERATURE": Key(1.0, between="(0, 1000]", is_new=True).means("""
+        soft: what logits are divided by. The higher, the more the unlikely classes count."""),
+    "DISTILL.FEATURES": Key(0.0, between="[0, 1000]", is_new=True).means("""
+        Weight of a third loss: how far the last feature map is, after a linear layer that is learned beside the model,
+        from the teacher's, whitened and resized to the same grid. 0 for none."""),
+    "DISTILL.CACHE": Key(False, is_new=True).means("""
+        The teacher sees each training image once, as in an evaluation, and its logits are kept in OUTPUT/teachers for
+        this run and others: much faster where the teacher is large, but what it says is of the whole image, not of the
+        crop that the student sees. Not with mixing."""),
 }
