@@ -45,8 +45,7 @@ def validate(
     errors = [f"{show(name)}: expected {expected}" for name, expected in problems.items() if expected]
     # Rules must be able to divide by a value whose message is dropped.
     v = {**values, **{name: KEYS[name].default for name in refused}}
-    rules = _errors_of_the_model, _errors_of_the_data, _errors_of_the_training, _errors_of_several_labels
-    errors += fill(chain.from_iterable(rule(v) for rule in rules))
+    errors += fill(chain.from_iterable(rule(v) for rule in _RULES))
     return errors, fill(chain(_warnings(v), _keys_without_effect(v, sources)))
 
 
@@ -149,6 +148,23 @@ def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: expected epochs after the warm-up ({{TRAIN.WARMUP_EPOCHS}})"
 
 
+def _errors_of_the_optimizer(v: Mapping[str, Any]) -> Iterator[str]:
+    name = v["TRAIN.OPTIMIZER.NAME"]
+    if name in ("adamw", "sgd", "muon") and v["TRAIN.OPTIMIZER.ARGS"]:
+        yield "{TRAIN.OPTIMIZER.ARGS} are for schedulefree and timm:NAME; leave them out with {TRAIN.OPTIMIZER.NAME}"
+    if name != "schedulefree":
+        return
+    if v["TRAIN.LR_SCHEDULER.NAME"] != "constant":
+        yield (
+            "{TRAIN.LR_SCHEDULER.NAME}: the average of {TRAIN.OPTIMIZER.NAME} takes the place of a schedule; set it to "
+            "constant (the warm-up stays)"
+        )
+    if v["TRAIN.EMA.ENABLE"]:
+        yield "{TRAIN.EMA.ENABLE}: {TRAIN.OPTIMIZER.NAME} keeps an average of its own; set it to False"
+    if v["TRAIN.OPTIMIZER.BETAS"][0] == 0:
+        yield "{TRAIN.OPTIMIZER.BETAS}: expected a first value above 0 with {TRAIN.OPTIMIZER.NAME}, as 0.9"
+
+
 def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
     if not v["DATA.MULTI_LABEL"]:
         return
@@ -169,6 +185,15 @@ def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+_RULES = (
+    _errors_of_the_model,
+    _errors_of_the_data,
+    _errors_of_the_training,
+    _errors_of_the_optimizer,
+    _errors_of_several_labels,
+)
+
+
 def _warnings(v: Mapping[str, Any]) -> Iterator[str]:
     patch, window, stages = v["MODEL.SWIN.PATCH_SIZE"], v["MODEL.SWIN.WINDOW_SIZE"], len(v["MODEL.SWIN.DEPTHS"])
     # The last stage's grid is a multiple of the window, and each grid before it twice as large.
@@ -182,12 +207,17 @@ def _warnings(v: Mapping[str, Any]) -> Iterator[str]:
             f"{window} x {window} tokens and {stages} stages, the nearest that fits is {fitting}"
         )
     schedule = v["TRAIN.LR_SCHEDULER.NAME"]
-    if schedule in ("cosine", "linear") and v["TRAIN.MIN_LR"] > v["TRAIN.BASE_LR"]:
+    if schedule in ("cosine", "linear", "wsd") and v["TRAIN.MIN_LR"] > v["TRAIN.BASE_LR"]:
         yield "{TRAIN.MIN_LR} is above {TRAIN.BASE_LR}: the learning rate will rise, not fall"
     if v["TRAIN.WARMUP_EPOCHS"] and v["TRAIN.WARMUP_LR"] > v["TRAIN.BASE_LR"]:
         yield "{TRAIN.WARMUP_LR} is above {TRAIN.BASE_LR}: the warm-up will lower the rate"
     if schedule == "multistep" and max(v["TRAIN.LR_SCHEDULER.MULTISTEPS"], default=0) >= v["TRAIN.EPOCHS"]:
         yield "{TRAIN.LR_SCHEDULER.MULTISTEPS}: training ends before the last of them ({TRAIN.EPOCHS})"
+    if v["TRAIN.OPTIMIZER.NAME"].startswith("timm:"):
+        for name in ("EPS", "BETAS", "MOMENTUM"):
+            if v[key := f"TRAIN.OPTIMIZER.{name}"] != KEYS[key].default:
+                argument = f"{{{name.lower()}: VALUE}}"
+                yield f"{{{key}}} is not used by {{TRAIN.OPTIMIZER.NAME}}: TRAIN.OPTIMIZER.ARGS {argument} is"
     if v["DATA.DATASET"] == "digits" and v["DATA.DATA_PATH"]:
         yield "{DATA.DATA_PATH} is not used by {DATA.DATASET}: set DATASET to folder to use it"
 

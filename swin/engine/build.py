@@ -20,6 +20,7 @@ from swin.engine.precision import Precision, choose_precision
 from swin.engine.signals import StopRequest
 from swin.engine.state import TrainState
 from swin.errors import ConfigError, SwinError
+from swin.library_optim import SCHEDULE_FREE, ScheduleFreeAverage
 from swin.logger import Logger
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_flops, count_parameters, freeze
@@ -101,11 +102,15 @@ def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Prec
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
     compile_model(model, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
+    optimizer, ema = build_optimizer(cfg, model), cfg.TRAIN.EMA
+    is_schedule_free = cfg.TRAIN.OPTIMIZER.NAME == SCHEDULE_FREE
     return TrainState(
         model=model,
-        optimizer=build_optimizer(cfg, model),
+        optimizer=optimizer,
         scaler=precision.make_scaler(),
-        ema=Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None,
+        ema=ScheduleFreeAverage(optimizer, model)
+        if is_schedule_free
+        else (Ema(model, ema.DECAY) if ema.ENABLE else None),
         loss=build_loss(cfg, data.class_counts),
         prepare=data.prepare,
         precision=precision,
