@@ -23,7 +23,7 @@ from swin.errors import ConfigError, SwinError
 from swin.library_optim import SCHEDULE_FREE, ScheduleFreeAverage
 from swin.logger import Logger
 from swin.losses import build_loss
-from swin.models import SwinTransformer, count_flops, count_parameters, freeze
+from swin.models import SwinTransformer, add_adapters, count_flops, count_parameters, freeze
 from swin.optim import build_optimizer
 from swin.run_folder import RunFolder
 from swin.weights.files import find_weight_file
@@ -97,10 +97,13 @@ def build_precision(cfg: Config, dist: Distributed) -> Precision:
 def build_state(cfg: Config, model: SwinTransformer, data: Data, precision: Precision, dist: Distributed) -> TrainState:
     """Make a run's state before its first update, from a model on its device with its initial weights.
 
-    What TRAIN.FREEZE names is frozen here, and the model is compiled as TRAIN.COMPILE says.
+    What TRAIN.FREEZE names is frozen here, MODEL.LORA adds adapters, and the model is compiled as TRAIN.COMPILE says.
     """
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
+    if cfg.MODEL.LORA.RANK:
+        lora = {name.lower(): value for name, value in cfg.MODEL.LORA.items()}  # named as the arguments are
+        add_adapters(model, **lora, seed=cfg.SEED)
     compile_model(model, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
     optimizer, ema = build_optimizer(cfg, model), cfg.TRAIN.EMA
     is_schedule_free = cfg.TRAIN.OPTIMIZER.NAME == SCHEDULE_FREE
@@ -150,7 +153,7 @@ def describe_model(cfg: Config, model: SwinTransformer) -> str:
     )
 
 
-def describe_frozen(model: SwinTransformer) -> str:
-    """Describe how much of a model with frozen parts is trained."""
+def describe_frozen(model: SwinTransformer, key: str = "TRAIN.FREEZE") -> str:
+    """Describe how much of a model is trained, of which the config's key has frozen parts."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return f"frozen (TRAIN.FREEZE): {trained:,} of {count_parameters(model):,} parameters are trained"
+    return f"frozen ({key}): {trained:,} of {count_parameters(model):,} parameters are trained"

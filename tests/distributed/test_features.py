@@ -36,6 +36,7 @@ SETTINGS = {
     "averages": [*PLAIN, *AVERAGES],
     "mixing": [*PLAIN, "AUG.MIXUP", "0.8", "AUG.CUTMIX", "1.0"],
     "freezing": [*PLAIN, "TRAIN.FREEZE", "['patch_embed', 'layers.0']"],
+    "adapters": [*PLAIN, "MODEL.LORA.RANK", "2"],
     "checkpointing": [*PLAIN, "TRAIN.USE_CHECKPOINT", "True"],
     # A large epsilon: what is no matrix gets AdamW, and not the sign of a gradient near 0.
     "muon": [*PLAIN, "TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.OPTIMIZER.EPS", "1.0"],
@@ -143,7 +144,8 @@ def test_each_setting_does_what_it_says(two, setting):
     plain, (begin, *_, end) = two[0]["plain"]["weights"][-1], two[0][setting]["weights"]
     unchanged = {name for name, tensor in begin.items() if torch.equal(tensor, end[name])}
     frozen = {name for name in begin if name.startswith(("patch_embed.", "layers.0."))}
-    assert unchanged == (frozen if setting == "freezing" else set())
+    others = {name for name in begin if ".lora_" not in name and not name.startswith("head.")}
+    assert unchanged == {"freezing": frozen, "adapters": others}.get(setting, set())
     if setting in ("averages", "checkpointing"):  # which change nothing of the training itself
         torch.testing.assert_close({name: end[name] for name in plain}, plain, rtol=1e-4, atol=1e-5)
     elif setting != "plain":
