@@ -46,11 +46,11 @@ class Ema:
         """Give the model the averaged weights inside a `with` block, and its own back after it."""
         parameters = list(model.parameters())
         kept = [parameter.detach().clone() for parameter in parameters]
-        _copy(parameters, list(self.shadow.values()))
+        copy_into(parameters, list(self.shadow.values()))
         try:
             yield
         finally:
-            _copy(parameters, kept)
+            copy_into(parameters, kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Return `model` (name to shadow) and `num_updates`, sharing memory with this object."""
@@ -70,11 +70,12 @@ class Ema:
                 f"The saved averaged weights do not fit this model: {len(differing)} tensors are missing, unexpected "
                 f"or of another shape, first {differing[0]}. Resume with the model's own config."
             )
-        _copy(list(self.shadow.values()), [saved[name] for name in self.shadow])
+        copy_into(list(self.shadow.values()), [saved[name] for name in self.shadow])
         self.num_updates.copy_(state["num_updates"])
 
 
 @torch.no_grad()
-def _copy(targets: list[Any], sources: list[Tensor]) -> None:
+def copy_into(targets: list[Any], sources: list[Tensor]) -> None:
+    """Give tensors the values of others, on whichever device and of whichever type these are."""
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)

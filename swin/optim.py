@@ -1,5 +1,8 @@
 """Optimizers with the official weight-decay groups, and updates that can be skipped without asking the device."""
 
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 
 from swin.config import Config
 from swin.errors import CheckpointError, ConfigError
+from swin.library_optim import GROUP_COUNTERS, is_of_library, make_library_optimizer
 from swin.muon import Muon
 
 NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
@@ -82,23 +86,25 @@ def make_optimizer(
     muon_momentum: float = 0.95,
     layer_decay: float = 1.0,
     beside: nn.Module | None = None,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """Make a fused optimizer for a model on its device, not wrapped for several processes.
+    """Make an optimizer for a model on its device, not wrapped for several processes; fused, unless a library's.
 
     A loaded state brings the moments and counters only; learning rate, decay and the other settings stay those given
     here, and so does the fused implementation, which `step_if` relies on.
 
     Args:
         model: What is trained.
-        name: `adamw`, which uses `betas` and `eps`; `sgd`, with Nesterov's `momentum`; or `muon`, with `muon_momentum`
-            for matrices, and AdamW's settings for the rest.
+        name: `adamw`, which uses `betas` and `eps`; `sgd`, with Nesterov's `momentum`; `muon`, with `muon_momentum` for
+            matrices, and AdamW's settings for the rest; or one of `swin.library_optim`.
         lr: First learning rate.
         weight_decay: Decoupled for `adamw` and `muon`, an L2 term for `sgd`.
         layer_decay: As for `parameter_groups`.
         beside: What else is trained, at the full rate, in groups of its own after the model's; by AdamW for `muon`.
+        arguments: More of them, for an optimizer of a library.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or a library's optimizer cannot be used.
     """
     groups = parameter_groups(model, weight_decay, layer_decay, momentum=muon_momentum if name == "muon" else None)
     groups += parameter_groups(beside, weight_decay) if beside else []
@@ -112,8 +118,12 @@ def make_optimizer(
         if momentum > 0:
             _fill_momentum(optimizer)
             optimizer.register_load_state_dict_post_hook(_fill_momentum)
+    elif is_of_library(name):
+        optimizer = make_library_optimizer(
+            groups, name=name, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, arguments=arguments
+        )
     else:
-        raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw, sgd or muon.")
+        raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw, sgd, muon, schedulefree or timm:NAME.")
     optimizer.register_load_state_dict_pre_hook(_keep_settings)
     return optimizer
 
@@ -135,6 +145,7 @@ def build_optimizer(cfg: Config, model: nn.Module, beside: nn.Module | None = No
         muon_momentum=options.MUON_MOMENTUM,
         layer_decay=cfg.TRAIN.LAYER_DECAY,
         beside=beside,
+        arguments=options.ARGS,
     )
 
 
@@ -147,10 +158,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def step_if(optimizer: torch.optim.Optimizer, ok: Tensor) -> None:
     """Update the parameters if `ok`, else leave parameters, moments and step counters as they are.
 
-    The flag is 0-d, on the parameters' device. The fused kernels of `make_optimizer` read it themselves, so that the
-    host does not wait for the device.
+    The flag is 0-d, on the parameters' device. Fused kernels read it themselves, so that the host does not wait for the
+    device. For the optimizers of libraries the host reads it, and a GPU waits once in an update.
     """
-    if ok.device.type == "mps":  # the kernels for Apple GPUs are not known to read the flag
+    # The kernels for Apple GPUs are not known to read the flag.
+    if ok.device.type == "mps" or not optimizer.defaults.get("fused"):
         if ok:
             optimizer.step()
         return
@@ -176,6 +188,8 @@ def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
 def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Check that a state fits, replace its settings by the optimizer's own and copy its tensors before it is loaded.
 
+    What a library's optimizer counts in a group is no setting.
+
     Without the copies torch keeps the tensors that it is given, which may be views of a mapped file.
     """
     groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
@@ -185,7 +199,10 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
             f"The saved optimizer state has parameter groups of {saved_sizes} tensors, this model has {sizes}: "
             "it belongs to another model. Resume with that model's config, or take only its weights with --pretrained."
         )
-    kinds, saved_kinds = ([("betas" in group, "pieces" in group) for group in each] for each in (groups, saved_groups))
+    kinds, saved_kinds = (
+        [("betas" in group, "pieces" in group, group.get("optimizer")) for group in each]
+        for each in (groups, saved_groups)
+    )
     if saved_kinds != kinds:
         raise CheckpointError(
             "The saved optimizer state is of another optimizer than TRAIN.OPTIMIZER.NAME. Resume with that one, or "
@@ -195,23 +212,34 @@ def _keep_settings(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any])
     keys = [key for group in saved_groups for key in group["params"]]
     pairs = zip(keys, parameters, strict=True)
     state = {
-        key: _copy_state(parameter, state_dict["state"][key]) for key, parameter in pairs if key in state_dict["state"]
+        key: _copy_state(parameter, state_dict["state"][key], may_differ="optimizer" in groups[0])
+        for key, parameter in pairs
+        if key in state_dict["state"]
     }
-    settings = [{**group, "params": saved["params"]} for group, saved in zip(groups, saved_groups, strict=True)]
+    settings = [
+        {key: value for key, value in group.items() if key not in GROUP_COUNTERS}
+        | {key: copy.deepcopy(saved[key]) for key in ("params", *GROUP_COUNTERS) if key in saved}
+        for group, saved in zip(groups, saved_groups, strict=True)
+    ]
     return {**state_dict, "state": state, "param_groups": settings}
 
 
-def _copy_state(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """Copy what is kept of a parameter, in its layout; a fused kernel reads moments of another past their end."""
+def _copy_state(parameter: Tensor, state: dict[str, Any], *, may_differ: bool) -> dict[str, Any]:
+    """Copy what is kept of a parameter, in its layout; a fused kernel reads moments of another past their end.
+
+    Where shapes `may_differ`, a tensor of another is copied as it is.
+    """
     copied = dict(state)
     for name, value in state.items():
-        if name == "step" and isinstance(value, Tensor):
-            copied[name] = value.detach().clone()
-        elif isinstance(value, Tensor):
-            if value.shape != parameter.shape:
-                raise CheckpointError(
-                    f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
-                    f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
-                )
+        if not isinstance(value, Tensor):
+            continue
+        if value.shape == parameter.shape:
             copied[name] = torch.empty_like(parameter).copy_(value.detach())
+        elif name == "step" or may_differ:
+            copied[name] = value.detach().clone()
+        else:
+            raise CheckpointError(
+                f"The saved optimizer state has {name} of shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(parameter.shape)}: it belongs to another model. Resume with the model's own config."
+            )
     return copied

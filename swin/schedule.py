@@ -1,4 +1,17 @@
-"""Learning-rate schedules as pure functions of how far a run is, in updates."""
+"""Learning-rate schedules as pure functions of how far a run is, in updates.
+
+The first `warmup_steps` updates rise linearly from `warmup_lr` towards `peak_lr`. Then:
+
+- `cosine`: half a cosine that reaches `min_lr` at `total_steps` and stays there. With `warmup_prefix` it starts at
+  `peak_lr` after the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
+- `linear`: a straight line from `peak_lr` after the warm-up to `min_lr` at `total_steps`.
+- `constant`: `peak_lr` throughout.
+- `wsd` (warm-up, stable, decay): `peak_lr`, and over the last `decay_share` of `total_steps`, or what the warm-up
+  leaves of it, 1 minus the square root of its part that is over, from there to `min_lr`. Source: Haegele et al.
+  2024, arXiv 2405.18392, section 3.
+- `step`: `peak_lr` times `decay_rate` for every whole `decay_steps` since update 0.
+- `multistep`: `peak_lr` times `gamma` for every one of the increasing `milestones` that is reached.
+"""
 
 import math
 from bisect import bisect_right
@@ -24,30 +37,24 @@ def make_schedule(
     decay_rate: float = 0.1,
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
+    decay_share: float = 0.2,
 ) -> Schedule:
-    """Make the function from the number of an update, from 0 and perhaps broken, to its learning rate.
-
-    The first `warmup_steps` updates rise linearly from `warmup_lr` towards `peak_lr`. Then:
-
-    - `cosine`: half a cosine that reaches `min_lr` at `total_steps` and stays there. With `warmup_prefix` it starts at
-      `peak_lr` after the warm-up; without, it starts at update 0 and the warm-up only replaces its first values.
-    - `linear`: a straight line from `peak_lr` after the warm-up to `min_lr` at `total_steps`.
-    - `constant`: `peak_lr` throughout.
-    - `step`: `peak_lr` times `decay_rate` for every whole `decay_steps` since update 0.
-    - `multistep`: `peak_lr` times `gamma` for every one of the increasing `milestones` that is reached.
+    """Make the function from the number of an update, from 0 and perhaps broken, to its learning rate (see the module).
 
     Raises:
         ConfigError: The name is unknown, or `step` has no `decay_steps`.
     """
 
-    def progress(step: float, start: int = warmup_steps) -> float:
+    def progress(step: float, start: float = warmup_steps) -> float:
         return min(1.0, (step - start) / max(1, total_steps - start))
 
     start = warmup_steps if warmup_prefix else 0
+    decay_start = max(warmup_steps, total_steps * (1 - decay_share))
     decays: dict[str, Schedule] = {
         "cosine": lambda step: min_lr + 0.5 * (peak_lr - min_lr) * (1 + math.cos(math.pi * progress(step, start))),
         "linear": lambda step: peak_lr - (peak_lr - min_lr) * progress(step),
         "constant": lambda step: peak_lr,
+        "wsd": lambda step: peak_lr - (peak_lr - min_lr) * math.sqrt(max(0.0, progress(step, decay_start))),
         "step": lambda step: peak_lr * decay_rate ** (step // decay_steps),
         "multistep": lambda step: peak_lr * gamma ** bisect_right(milestones, step),
     }
@@ -92,6 +99,7 @@ def build_schedule(cfg: Config, *, effective_batch: int, total_updates: int, pha
         decay_rate=scheduler.DECAY_RATE,
         milestones=[round(epoch * updates_per_epoch) for epoch in scheduler.MULTISTEPS],
         gamma=scheduler.GAMMA,
+        decay_share=scheduler.DECAY_SHARE,
     )
     if phases is None:
         return schedule

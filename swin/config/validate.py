@@ -4,18 +4,15 @@ A rule's message names in braces the keys that it depends on: they are shown wit
 from, and the message is dropped when one of them was refused already.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 from swin.config.keys import KEYS
-from swin.config.memory import SIZES, least_bytes
 from swin.config.messages import show_value
+from swin.config.rules import ERRORS, find_warnings
 
-# A terabyte: more than any device has, and than a batch of 128 images of 3,072 px takes in the largest published model.
-_MAX_BYTES = 10**12
 _NAME = re.compile(r"\{([A-Z][A-Z0-9_.]*)\}")
 
 
@@ -45,203 +42,8 @@ def validate(
     errors = [f"{show(name)}: expected {expected}" for name, expected in problems.items() if expected]
     # Rules must be able to divide by a value whose message is dropped.
     v = {**values, **{name: KEYS[name].default for name in refused}}
-    rules = [_errors_of_the_model, _errors_of_the_data, _errors_of_the_sizes]
-    rules += [_errors_of_the_training, _errors_of_several_labels, _errors_of_a_teacher]
-    errors += fill(chain.from_iterable(rule(v) for rule in rules))
-    return errors, fill(chain(_warnings(v), _keys_without_effect(v, sources)))
-
-
-def _errors_of_the_model(v: Mapping[str, Any]) -> Iterator[str]:
-    depths, heads, width = (v[f"MODEL.SWIN.{name}"] for name in ("DEPTHS", "NUM_HEADS", "EMBED_DIM"))
-    if len(depths) != len(heads):
-        yield (
-            f"{{MODEL.SWIN.DEPTHS}} has {len(depths)} stages but {{MODEL.SWIN.NUM_HEADS}} has {len(heads)}: give both "
-            "the same number of values"
-        )
-    for stage, n in enumerate(heads):
-        if width * 2**stage % n:
-            yield (
-                f"{{MODEL.SWIN.NUM_HEADS}}: the {n} heads of stage {stage + 1} do not divide its width "
-                f"{width * 2**stage} ({{MODEL.SWIN.EMBED_DIM}}, doubled at each stage); change one of them"
-            )
-    if width * v["MODEL.SWIN.MLP_RATIO"] < 1:
-        yield "{MODEL.SWIN.MLP_RATIO} of {MODEL.SWIN.EMBED_DIM} channels is less than one: raise MLP_RATIO"
-    if min(_sides(v)) < v["MODEL.SWIN.PATCH_SIZE"]:
-        yield (
-            "{DATA.IMG_SIZE} is smaller than one patch ({MODEL.SWIN.PATCH_SIZE}): use larger images or smaller patches"
-        )
-    num_bytes, what, names = max(least_bytes({key: v[key] for key in SIZES}))
-    if num_bytes > _MAX_BYTES:
-        keys = ", ".join(f"{{{key}}}" for key in SIZES if key.rpartition(".")[2] in names.split())
-        yield f"{keys}: expected sizes that a device can hold, not {num_bytes / 1e9:,.0f} GB for {what}; lower them"
-
-
-def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
-    channels, is_digits, is_zip = v["MODEL.SWIN.IN_CHANS"], v["DATA.DATASET"] == "digits", v["DATA.ZIP_MODE"]
-    for key in ("DATA.MEAN", "DATA.STD"):
-        if len(v[key]) != channels:
-            yield (
-                f"{{{key}}} has {len(v[key])} values but {{MODEL.SWIN.IN_CHANS}}: "
-                f"give {key} {channels} value{'s' * (channels > 1)}, one for each channel"
-            )
-    if channels not in (1, 3, 4) and is_digits:
-        yield "{MODEL.SWIN.IN_CHANS}: the images of {DATA.DATASET} can be read with 1, 3 or 4 channels"
-    if channels not in (1, 3, 4) and v["DATA.INTERPOLATION"] == "lanczos":
-        yield (
-            "{DATA.INTERPOLATION} works on pictures, and {MODEL.SWIN.IN_CHANS} is read from arrays: set it to bicubic"
-        )
-    if is_digits and is_zip:
-        yield "{DATA.ZIP_MODE}: the data of {DATA.DATASET} are embedded, not packed; set False"
-    yield from _errors_of_the_splits(v)
-    for key in ("AUG.CUTMIX_MINMAX", "AUG.SCALE", "AUG.RATIO"):
-        low, high = v[key] or (0.0, 1.0)
-        if low > high or (key == "AUG.CUTMIX_MINMAX" and low == high):
-            yield f"{{{key}}}: expected [low, high] with the lower value first"
-
-
-def _errors_of_the_sizes(v: Mapping[str, Any]) -> Iterator[str]:
-    """Refuse a schedule of sizes whose phases are no part of a run, or that a model or a device cannot take."""
-    key, phases, patch = "{DATA.IMG_SIZE_SCHEDULE}", v["DATA.IMG_SIZE_SCHEDULE"], v["MODEL.SWIN.PATCH_SIZE"]
-    if not all(0 < share <= 1 for share, _ in phases) or sum(share for share, _ in phases) > 1 + 1e-9:
-        yield (
-            f"{key}: expected pairs [share, size], as [[0.5, 112], [0.25, 160]], whose shares of the run are above 0 "
-            "and add up to 1 at most; the rest is at DATA.IMG_SIZE"
-        )
-    full, sizes = math.prod(_both(v["DATA.IMG_SIZE"])), [size for _, size in phases]
-    for size in sizes:
-        if isinstance(size, list) and len(size) != 2:
-            yield f"{key}: expected a size in pixels or [height, width], not {show_value(size)}"
-        elif min(_both(size)) < patch:
-            yield f"{key}: {show_value(size)} is smaller than one patch ({{MODEL.SWIN.PATCH_SIZE}}): use larger images"
-        elif math.prod(_both(size)) > full:
-            yield f"{key}: {show_value(size)} has more pixels than {{DATA.IMG_SIZE}}, at which the run ends: raise that"
-        else:
-            growth = full / math.prod(_both(size))
-            changed = {"DATA.IMG_SIZE": size, "DATA.BATCH_SIZE": v["DATA.BATCH_SIZE"] * growth}
-            num_bytes, what, _ = max(least_bytes({name: v[name] for name in SIZES} | changed))
-            if num_bytes > _MAX_BYTES:
-                yield (
-                    f"{key}: at {show_value(size)} {{DATA.BATCH_SIZE}} grows {growth:,.0f} times and takes "
-                    f"{num_bytes / 1e9:,.0f} GB for {what}; use larger images or smaller batches"
-                )
-
-
-def _errors_of_the_splits(v: Mapping[str, Any]) -> Iterator[str]:
-    folds, fold = v["DATA.FOLDS"], v["DATA.FOLD"]
-    if v["DATA.VAL_SPLIT"] > 0 and v["DATA.DATASET"] == "digits":
-        yield "{DATA.VAL_SPLIT}: with {DATA.DATASET} the validation part is given; set VAL_SPLIT to 0"
-    if v["DATA.VAL_SPLIT"] > 0 and folds:
-        yield "{DATA.VAL_SPLIT} and {DATA.FOLDS} both say what is held out: set one of them to 0"
-    if folds == 1:
-        yield "{DATA.FOLDS}: one fold leaves nothing to train on; set 2 or more, or 0 for none"
-    if fold is not None and not folds:
-        yield "{DATA.FOLD} is one of {DATA.FOLDS}: set FOLDS, or leave FOLD out"
-    elif fold is not None and fold >= folds:
-        yield f"{{DATA.FOLD}}: with {{DATA.FOLDS}} expected a number from 0 to {folds - 1}"
-    names = list(v["DATA.SPLITS"].values())
-    if len(set(names)) < len(names):
-        yield "{DATA.SPLITS}: a part can be for one thing only; name another, or leave one out"
-    try:
-        num_groups = re.compile(v["DATA.GROUP_BY"]).groups
-    except (re.error, RecursionError, OverflowError) as error:
-        yield f"{{DATA.GROUP_BY}} is no regular expression ({error}); write one with one group, or the name of a column"
-    else:
-        if num_groups > 1:
-            yield "{DATA.GROUP_BY}: expected one group in parentheses; write (?:...) around what is not the group"
-
-
-def _errors_of_the_training(v: Mapping[str, Any]) -> Iterator[str]:
-    warmup = v["TRAIN.WARMUP_EPOCHS"]
-    is_share = isinstance(warmup, float)
-    if is_share and warmup >= 1:
-        yield (
-            f"{{TRAIN.WARMUP_EPOCHS}}: expected {KEYS['TRAIN.WARMUP_EPOCHS'].expected}"
-            f"{f'; write {warmup:.0f} for epochs' if warmup.is_integer() else ''}"
-        )
-    elif warmup >= v["TRAIN.EPOCHS"]:
-        yield (
-            "{TRAIN.WARMUP_EPOCHS} must be less than {TRAIN.EPOCHS}, or the learning rate never reaches its peak: "
-            "a share of the run fits any number of epochs, as --opts TRAIN.WARMUP_EPOCHS 0.1 (0 for none)"
-        )
-    if v["TRAIN.START_EPOCH"] >= v["TRAIN.EPOCHS"] and not v["TRAIN.MINUTES"]:
-        yield "{TRAIN.START_EPOCH} must be less than {TRAIN.EPOCHS}: nothing would be trained"
-    if v["TRAIN.PATIENCE"] and v["TRAIN.MONITOR"] == "last":
-        yield "{TRAIN.PATIENCE} waits for a better evaluation, and with {TRAIN.MONITOR} none is: set another or 0"
-    key, is_multistep = "{TRAIN.LR_SCHEDULER.MULTISTEPS}", v["TRAIN.LR_SCHEDULER.NAME"] == "multistep"
-    steps = v["TRAIN.LR_SCHEDULER.MULTISTEPS"]
-    if any(later <= earlier for earlier, later in pairwise(steps)):
-        yield f"{key}: expected increasing epochs, each later than the one before"
-    if is_multistep and not steps:
-        yield f"{key}: the multistep schedule needs at least one epoch at which to lower the learning rate"
-    if is_multistep and min(steps, default=math.inf) < warmup * (v["TRAIN.EPOCHS"] if is_share else 1):
-        yield f"{key}: expected epochs after the warm-up ({{TRAIN.WARMUP_EPOCHS}})"
-
-
-def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
-    if not v["DATA.MULTI_LABEL"]:
-        return
-    if v["TRAIN.LOSS"] == "ce":
-        yield (
-            "{TRAIN.LOSS} takes each image to have one label, but {DATA.MULTI_LABEL}: set TRAIN.LOSS to bce (binary "
-            "cross-entropy of each class) or asl (asymmetric loss, for many classes of which an image has few)"
-        )
-    if v["TRAIN.CLASS_WEIGHTS"] == "balanced":
-        yield (
-            "{TRAIN.CLASS_WEIGHTS} weighs an image by its class, and has none to go by with {DATA.MULTI_LABEL}: set it "
-            "to none; TRAIN.LOSS asl makes up for classes that few images have"
-        )
-    if v["DATA.SAMPLER"] == "balanced":
-        yield (
-            "{DATA.SAMPLER} draws an image for its class, which also draws its other labels with {DATA.MULTI_LABEL}: "
-            "set it to shuffle; TRAIN.LOSS asl makes up for classes that few images have"
-        )
-
-
-def _errors_of_a_teacher(v: Mapping[str, Any]) -> Iterator[str]:
-    teacher, cache = "{TRAIN.DISTILL.TEACHER}", "{TRAIN.DISTILL.CACHE}"
-    if not v["TRAIN.DISTILL.TEACHER"]:
-        return
-    if v["DATA.MULTI_LABEL"]:
-        yield f"{teacher} is for images with one label each, but {{DATA.MULTI_LABEL}}: leave the teacher out"
-    elif v["TRAIN.LOSS"] != "ce":
-        yield f"{teacher} compares softmax probabilities, which {{TRAIN.LOSS}} does not train: set TRAIN.LOSS to ce"
-    if not v["TRAIN.DISTILL.ALPHA"] and not v["TRAIN.DISTILL.FEATURES"]:
-        yield f"{teacher} teaches nothing with {{TRAIN.DISTILL.ALPHA}} and {{TRAIN.DISTILL.FEATURES}}: raise one"
-    if not v["TRAIN.DISTILL.CACHE"]:
-        return
-    if v["TRAIN.DISTILL.FEATURES"]:
-        yield f"{cache} keeps logits alone, and {{TRAIN.DISTILL.FEATURES}} asks for feature maps: set one of them to 0"
-    for key in ("AUG.MIXUP", "AUG.CUTMIX", "AUG.CUTMIX_MINMAX"):
-        if v[key]:
-            off = "null" if key == "AUG.CUTMIX_MINMAX" else "0"
-            yield f"{cache} keeps what is said to whole images, and {{{key}}} mixes them: set {key} to {off}"
-    if v["DATA.ON_ERROR"] == "skip":
-        yield f"{cache} needs all images, and {{DATA.ON_ERROR}} leaves unreadable ones out: set it to raise"
-
-
-def _warnings(v: Mapping[str, Any]) -> Iterator[str]:
-    patch, window, stages = v["MODEL.SWIN.PATCH_SIZE"], v["MODEL.SWIN.WINDOW_SIZE"], len(v["MODEL.SWIN.DEPTHS"])
-    # The last stage's grid is a multiple of the window, and each grid before it twice as large.
-    unit = patch * window * 2 ** (stages - 1)
-    sides = _sides(v)
-    if any(side % unit for side in sides):
-        names = ("height ", "width ") if len(sides) == 2 else ("",)
-        fitting = ", ".join(f"{name}{_around(side, unit)}" for name, side in zip(names, sides, strict=True))
-        yield (
-            f"{{DATA.IMG_SIZE}} works, but wastes time on padding: with patches of {patch} px, windows of "
-            f"{window} x {window} tokens and {stages} stages, the nearest that fits is {fitting}"
-        )
-    schedule = v["TRAIN.LR_SCHEDULER.NAME"]
-    if schedule in ("cosine", "linear") and v["TRAIN.MIN_LR"] > v["TRAIN.BASE_LR"]:
-        yield "{TRAIN.MIN_LR} is above {TRAIN.BASE_LR}: the learning rate will rise, not fall"
-    if v["TRAIN.WARMUP_EPOCHS"] and v["TRAIN.WARMUP_LR"] > v["TRAIN.BASE_LR"]:
-        yield "{TRAIN.WARMUP_LR} is above {TRAIN.BASE_LR}: the warm-up will lower the rate"
-    if schedule == "multistep" and max(v["TRAIN.LR_SCHEDULER.MULTISTEPS"], default=0) >= v["TRAIN.EPOCHS"]:
-        yield "{TRAIN.LR_SCHEDULER.MULTISTEPS}: training ends before the last of them ({TRAIN.EPOCHS})"
-    if v["TRAIN.DISTILL.CONFIG"] and not v["TRAIN.DISTILL.TEACHER"]:
-        yield "{TRAIN.DISTILL.CONFIG} is of a teacher, and there is none: set TRAIN.DISTILL.TEACHER"
-    if v["DATA.DATASET"] == "digits" and v["DATA.DATA_PATH"]:
-        yield "{DATA.DATA_PATH} is not used by {DATA.DATASET}: set DATASET to folder to use it"
+    errors += fill(chain.from_iterable(rule(v) for rule in ERRORS))
+    return errors, fill(chain(find_warnings(v), _keys_without_effect(v, sources)))
 
 
 def _keys_without_effect(v: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
@@ -252,19 +54,3 @@ def _keys_without_effect(v: Mapping[str, Any], given: Iterable[str]) -> Iterator
         # A dumped config gives every key, so only those that were changed are worth a word.
         elif not key.has_effect and v[name] != key.default:
             yield f"{{{name}}} has no effect: it belongs to a model or method that this version does not train"
-
-
-def _sides(v: Mapping[str, Any]) -> list[int]:
-    size = v["DATA.IMG_SIZE"]
-    return [size] if isinstance(size, int) else size
-
-
-def _both(size: int | list[int]) -> list[int]:
-    return [size, size] if isinstance(size, int) else size
-
-
-def _around(side: int, unit: int) -> str:
-    below = side // unit * unit
-    if below == side:
-        return str(side)
-    return f"{below} or {below + unit}" if below else str(unit)

@@ -20,9 +20,10 @@ from swin.engine.precision import Precision, choose_precision
 from swin.engine.signals import StopRequest
 from swin.engine.state import TrainState
 from swin.errors import ConfigError, SwinError
+from swin.library_optim import SCHEDULE_FREE, ScheduleFreeAverage
 from swin.logger import Logger
 from swin.losses import build_loss
-from swin.models import SwinTransformer, count_flops, count_parameters, freeze
+from swin.models import SwinTransformer, add_adapters, count_flops, count_parameters, freeze
 from swin.objective import Objective
 from swin.optim import build_optimizer
 from swin.run_folder import RunFolder
@@ -104,19 +105,24 @@ def build_state(
 ) -> TrainState:
     """Make a run's state before its first update, from a model on its device with its initial weights.
 
-    What TRAIN.FREEZE names is frozen here, and the model is compiled as TRAIN.COMPILE says. Without an objective it is
-    the config's loss on the labels.
+    What TRAIN.FREEZE names is frozen here, MODEL.LORA adds adapters, and the model is compiled as TRAIN.COMPILE says.
+    Without an objective it is the config's loss on the labels.
     """
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
+    if cfg.MODEL.LORA.RANK:
+        lora = {name.lower(): value for name, value in cfg.MODEL.LORA.items()}  # named as the arguments are
+        add_adapters(model, **lora, seed=cfg.SEED)
     objective = objective or Objective(build_loss(cfg, data.class_counts))
     for module in dict.fromkeys((model, objective.network(model))):
         compile_model(module, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
+    optimizer = build_optimizer(cfg, model, objective.beside)
+    ema = Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None
     return TrainState(
         model=model,
-        optimizer=build_optimizer(cfg, model, objective.beside),
+        optimizer=optimizer,
         scaler=precision.make_scaler(),
-        ema=Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None,
+        ema=ScheduleFreeAverage(optimizer, model) if cfg.TRAIN.OPTIMIZER.NAME == SCHEDULE_FREE else ema,
         objective=objective,
         prepare=objective.prepare(data.prepare),
         precision=precision,
@@ -156,7 +162,7 @@ def describe_model(cfg: Config, model: SwinTransformer) -> str:
     )
 
 
-def describe_frozen(model: SwinTransformer) -> str:
-    """Describe how much of a model with frozen parts is trained."""
+def describe_frozen(model: SwinTransformer, key: str = "TRAIN.FREEZE") -> str:
+    """Describe how much of a model is trained, of which the config's key has frozen parts."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return f"frozen (TRAIN.FREEZE): {trained:,} of {count_parameters(model):,} parameters are trained"
+    return f"frozen ({key}): {trained:,} of {count_parameters(model):,} parameters are trained"

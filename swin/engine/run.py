@@ -33,7 +33,7 @@ from swin.evaluation.table import Table
 from swin.images import open_input
 from swin.records import encode, make_folder, write_atomically
 from swin.trackers import require_packages
-from swin.weights import load_weights, read_weights
+from swin.weights import load_strictly, load_weights, read_weights
 
 # Of the figures of an evaluation, those that are counted or that runs are compared by.
 FIELDS = ("acc1", "acc5", *(field.name for field in fields(LabelResult)))
@@ -133,8 +133,8 @@ def make_trainer(job: Job) -> Trainer:
     if found is None and cfg.MODEL.PRETRAINED:
         logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
     trainer = Trainer(job, model, data)
-    if cfg.TRAIN.FREEZE:
-        logger.info(describe_frozen(model))
+    if cfg.TRAIN.FREEZE or cfg.MODEL.LORA.RANK:
+        logger.info(describe_frozen(model, "MODEL.LORA" if cfg.MODEL.LORA.RANK else "TRAIN.FREEZE"))
     if found is not None:
         path, reason = found
         content = read_agreed(path, job.dist)
@@ -224,7 +224,8 @@ def evaluate_test(job: Job, trainer: Trainer, *, has_trained: bool) -> None:
     if not has_trained and from_main(lambda: read_epoch(folder / "metrics.json") == epoch):
         return
     if content:
-        load_weights(state.model, content, strict=True)
+        averages = content.get("ema") or {"model": {}}
+        load_strictly(state.model, {**content["model"], **averages["model"]}, best)
     job.logger.info(f"test: its {data.test.num_samples} images are looked at once, with the weights of epoch {epoch}")
     about = {"checkpoint": str(best if content else trainer.last), "epoch": epoch, **describe_data(job.cfg, "test")}
     about |= describe_threshold(content.get("threshold", trainer.best.threshold), data)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from swin.engine.best import FIGURES
 from swin.errors import CheckpointError
+from swin.library_optim import GROUP_COUNTERS
 from swin.weights.digest import is_digest, walk
 
 # Far above any run's, and far below what overflows.
@@ -48,8 +49,11 @@ def _check_moments(optimizer: dict[str, Any], path: str | Path) -> None:
     for group in optimizer["param_groups"]:
         is_adam, momentum = "betas" in group and "pieces" not in group, group.get("momentum", 0.0)  # pieces: of Muon
         needed = {"step", "exp_avg", "exp_avg_sq"} if is_adam else {"momentum_buffer"} if momentum != 0.0 else set()
+        is_library, has_memory = "optimizer" in group, group.get("momentum") != 0.0
         for key in group["params"]:
             kept = {name for name, value in optimizer["state"].get(key, {}).items() if value is not None}
+            if is_library:  # which keeps what it likes, but something
+                needed = set() if kept or not has_memory else {"state"}
             if missing := sorted(needed - kept):
                 raise _refused(path, f"has no {missing[0]} of parameter {key} in 'optimizer', though it was updated")
 
@@ -86,28 +90,40 @@ def _is_optimizer(value: Any) -> bool:
     match value:
         case {"state": dict(states), "param_groups": list(groups)} if all(map(_is_group, groups)):
             keys = [key for group in groups for key in group["params"]]
-            return len(set(keys)) == len(keys) > 0 and all(map(_is_state_of_parameter, states.values()))
+            holds = _is_moment_of_library if any("optimizer" in group for group in groups) else _is_moment
+            are_states = all(isinstance(state, dict) for state in states.values())
+            each = (item for state in states.values() for item in state.items()) if are_states else ()
+            return are_states and len(set(keys)) == len(keys) > 0 and all(holds(*item) for item in each)
     return False
 
 
 def _is_group(group: Any) -> bool:
     match group:
         case {"params": list(keys)}:
-            return all(type(key) is int for key in keys) and _is_number(group.get("momentum", 0.0), 0.0, 1.0)
+            is_counted = all(
+                _is_count(group[name], -1) for name in GROUP_COUNTERS if name in group
+            )  # lr_max begins at -1
+            is_momentum = _is_number(group.get("momentum", 0.0), 0.0, 1.0)
+            return all(type(key) is int for key in keys) and is_momentum and is_counted
     return False
 
 
-def _is_state_of_parameter(state: Any) -> bool:
-    return isinstance(state, dict) and all(_is_moment(name, value) for name, value in state.items())
+def _is_count(value: Any, low: float = 0) -> bool:
+    """Whether it is a number, which optimizers also keep as a tensor."""
+    return _is_number(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value, low, _MAX_COUNT)
 
 
 def _is_moment(name: Any, value: Any) -> bool:
     """Whether an optimizer keeps such a value of one parameter."""
     if name == "step":  # a tensor since torch 1.12
-        return _is_number(value.item() if isinstance(value, Tensor) and value.ndim == 0 else value, 0, _MAX_COUNT)
+        return _is_count(value)
     if value is None:
         return bool(name == "momentum_buffer")
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _is_moment_of_library(name: Any, value: Any) -> bool:
+    return value is None or type(value) in (bool, float) or _is_moment(name, value)
 
 
 def _is_scaler(value: Any) -> bool:
@@ -137,7 +153,7 @@ def _whole(low: int, high: int = _MAX_COUNT) -> tuple[str, Callable[[Any], bool]
 # What is expected of each entry, and whether a value is that.
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("a dict of names and finite tensors", lambda value: _is_weights(value) and len(value) > 0),
-    "optimizer": ("the state of AdamW, SGD or Muon", _is_optimizer),
+    "optimizer": ("the state of an optimizer", _is_optimizer),
     "scaler": ("the state of a gradient scaler, or None", _is_scaler),
     "ema": ("averaged weights and their 'num_updates', or None", _is_ema),
     "objective": ("texts, and dicts of names and finite tensors", _is_objective),

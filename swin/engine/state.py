@@ -17,6 +17,7 @@ from swin.distributed import Distributed
 from swin.ema import Ema
 from swin.engine.precision import Precision
 from swin.errors import CheckpointError
+from swin.library_optim import ScheduleFreeAverage
 from swin.models import SwinTransformer
 from swin.objective import Objective
 from swin.weights import load_strictly
@@ -29,6 +30,7 @@ class TrainState:
     Attributes:
         model: the model itself; it may be compiled in place.
         objective: what is minimised.
+        ema: the average that is evaluated, if there is one.
         prepare: see `swin.batches.PrepareFn`.
         clip_grad: greatest norm of the gradient; 0 for no limit.
         seed: of mixing, dropout and stochastic depth.
@@ -39,7 +41,7 @@ class TrainState:
     model: SwinTransformer
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    ema: Ema | None
+    ema: Ema | ScheduleFreeAverage | None
     objective: Objective
     prepare: PrepareFn
     precision: Precision

@@ -41,10 +41,15 @@ def freeze(model: SwinTransformer, parts: Iterable[int | str]) -> list[str]:
         model.get_parameter(name).requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("TRAIN.FREEZE freezes every parameter: leave at least the head to train.")
+    note_frozen_parts(model)
+    return [name for name in names if name in chosen]
+
+
+def note_frozen_parts(model: SwinTransformer) -> None:
+    """Keep modules whose parameters are all frozen in evaluation mode from now on."""
     model.frozen_parts = [
         name
         for name, module in model.named_modules()
         if (flags := [parameter.requires_grad for parameter in module.parameters()]) and not any(flags)
     ]
     model.train(model.training)
-    return [name for name in names if name in chosen]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from swin.errors import CheckpointError
+from swin.weights.adapters import merge_adapters
 from swin.weights.files import find_weight_file, read_weight_file
 from swin.weights.formats import FORMATS, detect_format, table_window, to_native
 
@@ -27,7 +28,7 @@ class Weights:
     Attributes:
         name: the file, for messages.
         tensors: by native name, without derived buffers.
-        original: the file's tensors by its own names, prefixes removed.
+        original: the file's tensors by its own names, prefixes removed and low-rank adapters merged.
         format: the program whose names they had, one of `FORMATS`.
         classes: class names that the file carries, in the order of the head's rows.
         is_averaged: whether these are the exponential moving average that the file carries beside the last weights.
@@ -69,7 +70,7 @@ def read_weights(
     averaged = next((found for key in _AVERAGES if (found := _unwrap(_mapping(content.get(key))))), {})
     is_averaged = bool(averaged) and (prefer_ema or not plain)
     # Averages may cover the parameters alone.
-    tensors = {**plain, **averaged} if is_averaged else plain
+    tensors = merge_adapters({**plain, **averaged} if is_averaged else plain, content.get("config"), name)
     if not tensors:
         raise CheckpointError(
             f"{name} holds no weights: expected a state dict, bare or under {', '.join(map(repr, _WRAPPERS))}."

@@ -29,16 +29,22 @@ UPDATES, BAD_UPDATE = 4, 1
 # Nesterov's updates are linear in the gradient, where AdamW's first ones are its sign, which rounding may change.
 PLAIN = ["TRAIN.OPTIMIZER.NAME", "sgd", "MODEL.DROP_PATH_RATE", "0.3", "AUG.MIXUP", "0.0", "AUG.CUTMIX", "0.0"]
 AVERAGES = ["TRAIN.EMA.ENABLE", "True"]
+SCHEDULE_FREE = ["TRAIN.OPTIMIZER.NAME", "schedulefree", "TRAIN.LR_SCHEDULER.NAME", "constant"]
+SCHEDULE_FREE += ["TRAIN.OPTIMIZER.EPS", "1.0"]
 SETTINGS = {
     "plain": PLAIN,
     "averages": [*PLAIN, *AVERAGES],
     "mixing": [*PLAIN, "AUG.MIXUP", "0.8", "AUG.CUTMIX", "1.0"],
     "freezing": [*PLAIN, "TRAIN.FREEZE", "['patch_embed', 'layers.0']"],
+    "adapters": [*PLAIN, "MODEL.LORA.RANK", "2"],
     "checkpointing": [*PLAIN, "TRAIN.USE_CHECKPOINT", "True"],
     # A large epsilon: what is no matrix gets AdamW, and not the sign of a gradient near 0.
     "muon": [*PLAIN, "TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.OPTIMIZER.EPS", "1.0"],
     "a teacher": PLAIN,
+    "timm's lamb": [*PLAIN, "TRAIN.OPTIMIZER.NAME", "timm:lamb", "TRAIN.OPTIMIZER.ARGS", "{eps: 1.0}"],
+    "schedule-free": [*PLAIN, *SCHEDULE_FREE],
     "a skipped update": [*PLAIN, *AVERAGES],
+    "a skipped update, schedule-free": [*PLAIN, *SCHEDULE_FREE],
 }
 
 
@@ -63,7 +69,7 @@ def updates(dist: Distributed) -> Iterator[Batch]:
 
 
 def snapshot(state: TrainState) -> dict[str, torch.Tensor]:
-    averages = state.ema.shadow if state.ema else {}
+    averages = state.ema.state_dict()["model"] if state.ema else {}
     beside = dict(state.objective.beside.named_parameters("beside")) if state.objective.beside else {}
     named = {
         **dict(state.model.named_parameters()),
@@ -85,7 +91,7 @@ def train(dist: Distributed, setting: str) -> dict[str, Any]:
         return loss(logits, targets) + (torch.nan if len(logits) == 3 else 0.0)
 
     for step in range(UPDATES):
-        state.objective.loss = break_last if setting == "a skipped update" and step == BAD_UPDATE else loss
+        state.objective.loss = break_last if setting.startswith("a skipped update") and step == BAD_UPDATE else loss
         train_step(state, step, batches, 0.05, totals, [])
         sums.append(totals.values.tolist())
         streaks.append(totals.streak.item())
@@ -146,7 +152,8 @@ def test_each_setting_does_what_it_says(two, setting):
     plain, (begin, *_, end) = two[0]["plain"]["weights"][-1], two[0][setting]["weights"]
     unchanged = {name for name, tensor in begin.items() if torch.equal(tensor, end[name])}
     frozen = {name for name in begin if name.startswith(("patch_embed.", "layers.0."))}
-    assert unchanged == (frozen if setting == "freezing" else set())
+    others = {name for name in begin if ".lora_" not in name and not name.startswith("head.")}
+    assert unchanged == {"freezing": frozen, "adapters": others}.get(setting, set())
     if setting in ("averages", "checkpointing"):  # which change nothing of the training itself
         torch.testing.assert_close({name: end[name] for name in plain}, plain, rtol=1e-4, atol=1e-5)
     elif setting != "plain":
@@ -155,9 +162,10 @@ def test_each_setting_does_what_it_says(two, setting):
         assert not torch.equal(end["average of head.weight"], end["head.weight"])
 
 
-def test_an_update_that_is_not_finite_in_one_process_changes_nothing_in_both_and_the_next_counts(two):
+@pytest.mark.parametrize("setting", ["a skipped update", "a skipped update, schedule-free"])
+def test_an_update_that_is_not_finite_in_one_process_changes_nothing_in_both_and_the_next_counts(two, setting):
     for result in two:
-        skipped = result["a skipped update"]
+        skipped = result[setting]
         assert [sums[3] for sums in skipped["sums"]] == [1.0, 0.0, 1.0, 1.0]
         assert skipped["streaks"] == [0.0, 1.0, 0.0, 0.0]
         before, after, following = skipped["weights"][BAD_UPDATE : BAD_UPDATE + 3]

@@ -22,11 +22,16 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(Logger, "metrics", metrics)
 
 
-@pytest.mark.parametrize(("workers", "optimizer"), [("0", "adamw"), ("2", "adamw"), ("0", "muon")])
+@pytest.mark.parametrize(
+    ("workers", "optimizer"),
+    [("0", "adamw"), ("2", "adamw"), ("0", "muon"), ("0", "timm:adan"), ("0", "schedulefree")],
+)
 def test_4_epochs_equal_2_and_2_and_a_stop_in_the_middle_of_an_epoch(
     runner, assert_equal_state, monkeypatch, workers, optimizer
 ):
     options = ["--opts", *FEATURES, "DATA.NUM_WORKERS", workers, "TRAIN.OPTIMIZER.NAME", optimizer]
+    if optimizer == "schedulefree":  # which has an average of its own, and no schedule
+        options += ["TRAIN.EMA.ENABLE", "False", "TRAIN.LR_SCHEDULER.NAME", "constant"]
     assert runner("whole", *options) == 0
     whole = runner.checkpoint("whole")
     assert whole["step"] == 4 * 5  # 78 images in updates of 16: 4 whole ones and the tail of 14

@@ -37,6 +37,8 @@ def test_step_equals_timm_without_prefix():
         ({"name": "cosine"}, {0: 0.1, 5: 0.55, 10: 1.0, 55: 0.505, 100: 0.01, 250: 0.01}),
         ({"name": "cosine", "warmup_prefix": False}, {5: 0.55, 50: 0.505, 100: 0.01}),
         ({"name": "linear"}, {0: 0.1, 9: 0.91, 10: 1.0, 55: 0.505, 100: 0.01, 250: 0.01}),
+        ({"name": "wsd"}, {0: 0.1, 5: 0.55, 10: 1.0, 80: 1.0, 85: 0.505, 100: 0.01, 250: 0.01}),
+        ({"name": "wsd", "decay_share": 1.0}, {9: 0.91, 10: 1.0, 32.5: 0.505, 100: 0.01}),
         ({"name": "step", "decay_steps": 40}, {5: 0.55, 39: 1.0, 40: 0.1, 80: 0.01}),
         ({"name": "multistep", "milestones": (30, 60), "gamma": 0.2}, {5: 0.55, 29: 1.0, 30: 0.2, 60: 0.04}),
     ],
@@ -59,6 +61,12 @@ def test_a_run_of_warmup_alone_divides_by_nothing():
 def test_unusable_arguments(arguments, words):
     with pytest.raises(ConfigError, match=words):
         make_schedule(**arguments, **COMMON)
+
+
+def test_the_decay_of_wsd_is_a_share_of_the_run():
+    options = ["TRAIN.LR_SCHEDULER.NAME", "wsd", "TRAIN.LR_SCHEDULER.DECAY_SHARE", 0.5, "TRAIN.MIN_LR", 0]
+    schedule = build_schedule(load_config(opts=options), effective_batch=512, updates_per_epoch=10)
+    assert [schedule(step) for step in (200, 1500, 1875, 3000)] == pytest.approx([5e-4, 5e-4, 2.5e-4, 0.0])
 
 
 def test_official_recipe_is_scaled_by_the_effective_batch():

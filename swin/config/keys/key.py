@@ -16,6 +16,8 @@ _WORDS = {"null": "null", "bool": "True or False", "int": "an integer", "float":
 _PHASE = "phase"
 _PLURALS = {"int": "integers", "float": "numbers", "str": "texts", "int|str": "integers or texts"}
 _PLURALS |= {_PHASE: "pairs [share of the run, size]"}
+_MAPPINGS = {"{str}": "NAME", "{any}": "VALUE"}
+_ARGUMENT = "null|bool|int|float|str|[bool|int|float]"  # what a value of "{any}" may be
 _BETWEEN_KINDS = re.compile(r"\|(?![^[]*\])")  # not the bars within a list's brackets
 
 # What file systems allow of a path, and of a name in it.
@@ -32,14 +34,14 @@ class Key:
     """One option of the configuration; its name is the one under which a group lists it."""
 
     default: Any  # its type is that of the option, unless `kind` says more
-    kind: str = ""  # alternatives by "|", lists in brackets, as in "null|[int|str]"; or a mapping, "{str}"
+    kind: str = ""  # alternatives by "|", lists in brackets, as in "null|[int|str]"; or a mapping, "{str}" or "{any}"
     between: str = ""  # interval of numbers, in mathematical notation: of each value of a list; null is always allowed
     one_of: tuple[str, ...] = ()  # allowed texts, also in a list, or names in a mapping; case is ignored, as officially
     retired: tuple[str, ...] = ()  # texts of earlier versions, which are read as the default
     length: int = 0  # how many values a list has; 0 for any number
     items: str = ""  # what the values of such a list are, as in " [height, width]"
     is_per_stage: bool = False  # whether a list has one value for each stage
-    matches: str = ""  # regular expression of texts that are allowed
+    matches: str = ""  # regular expression of texts that are allowed, beside those of `one_of`
     expected: str = ""  # what that expression stands for, in words
     is_path: bool = False  # whether the text is a path
     is_folder: bool = False  # whether the text names a folder below OUTPUT
@@ -79,8 +81,8 @@ class Key:
 
     def describe_types(self) -> str:
         """Say the types in words, as in "null or a list of numbers"."""
-        if self.kind == "{str}":
-            return f"a mapping, as {{{self.one_of[0]}: NAME}}"
+        if self.kind in _MAPPINGS:
+            return f"a mapping, as {{{self.one_of[0] if self.one_of else 'NAME'}: {_MAPPINGS[self.kind]}}}"
         options = _BETWEEN_KINDS.split(self.kind)
         return " or ".join(_WORDS.get(kind) or f"a list of {_PLURALS.get(kind[1:-1], 'lists')}" for kind in options)
 
@@ -89,7 +91,8 @@ class Key:
         if self.kind == "{str}":
             return f"a mapping of any of {', '.join(self.one_of)} to names"
         if self.one_of:
-            return f"{'a list of any' if '[' in self.kind else 'one'} of {', '.join(self.one_of)}"
+            choices = [*self.one_of, self.expected] if self.matches else self.one_of
+            return f"{'a list of any' if '[' in self.kind else 'one'} of {', '.join(choices)}"
         if self.expected or self.is_folder:
             return self.expected or _FOLDER
         words = self.describe_types()
@@ -113,7 +116,8 @@ class Key:
         if self.is_folder and {"", ".", ".."}.intersection(value.replace("\\", "/").split("/")):
             return _FOLDER
         chosen = list(value) if isinstance(value, dict) else items
-        if self.one_of and (others := [item for item in chosen if item not in self.one_of]):
+        others = [item for item in chosen if item not in self.one_of] if self.one_of else []
+        if others and not (self.matches and re.fullmatch(self.matches, others[0])):
             return f"{self.describe()}{did_you_mean(difflib.get_close_matches(others[0].lower(), self.one_of, n=1))}"
         if self.between and not all(item is None or _is_between(item, self.between) for item in items):
             return f"{'numbers' if is_list else 'a number'} {_describe_interval(self.between, is_list=is_list)}"
@@ -121,7 +125,7 @@ class Key:
             return f"{self.length} values{self.items}, not {len(value)}"
         if self.is_per_stage and not 1 <= len(value) <= _MAX_STAGES:
             return _STAGES
-        return self.expected if self.matches and not re.fullmatch(self.matches, value) else ""
+        return self.expected if self.matches and not self.one_of and not re.fullmatch(self.matches, value) else ""
 
 
 def _describe_interval(interval: str, *, is_list: bool) -> str:
@@ -159,6 +163,8 @@ def _convert(value: Any, kind: str) -> Any:
     is_bool = isinstance(value, bool)
     if kind == "{str}" and isinstance(value, Mapping):
         return {_convert(name, "str"): _convert(item, "str") for name, item in value.items()}
+    if kind == "{any}" and isinstance(value, Mapping):
+        return {_convert(name, "str"): _convert(item, _ARGUMENT) for name, item in value.items()}
     for option in _BETWEEN_KINDS.split(kind):
         with suppress(TypeError, ValueError):
             if option[0] == "[" and isinstance(value, (list, tuple)):

@@ -56,5 +56,12 @@ MODEL = {
         Window attention by eager (plain operations, the reference), sdpa (PyTorch's fused scaled_dot_product_attention)
         or auto: sdpa, but eager where gradients are recorded on a CPU, which is faster there. All give the same numbers
         up to rounding. The cpu and triton of earlier versions are read as auto."""),
+    "LORA.RANK": Key(0, between="[0, 1e4]", is_new=True).means("""
+        Fine-tuning: train low-rank adapters of this rank (arXiv 2106.09685) and the head, and nothing else; 0 for none.
+        8 is usual. Needs `pip install "swin-trainer[lora]"`. What reads the checkpoint sees the plain model."""),
+    "LORA.ALPHA": Key(16, between="[1, 1e6]", is_new=True).means("""
+        Adapters add ALPHA / RANK of their product: twice as much works as a rate of about twice as much."""),
+    "LORA.MODULES": Key(["*.attn.*", "*.mlp.*"], is_new=True).means("""
+        Patterns for names of the linear layers that get adapters, as `["*.attn.qkv"]`."""),
     **{f"SWIN.{name}": key for name, key in SWIN.items()},
 }

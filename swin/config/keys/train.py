@@ -27,7 +27,8 @@ TRAIN = {
     "WARMUP_LR": Key(5e-7, between="[0, inf)").means("""
         First learning rate, from which the warm-up rises, for an effective batch of LR_REFERENCE_BATCH images."""),
     "MIN_LR": Key(5e-6, between="[0, inf)").means("""
-        Last learning rate of the cosine and linear schedules, for an effective batch of LR_REFERENCE_BATCH images."""),
+        Last learning rate of the cosine, linear and wsd schedules, for an effective batch of LR_REFERENCE_BATCH
+        images."""),
     "LR_REFERENCE_BATCH": Key(512, between="[0, 1e9]", is_new=True).means("""
         Effective batch that the three rates are meant for: for another they are scaled as LR_SCALING says. 0 uses them
         as written."""),
@@ -83,8 +84,9 @@ TRAIN = {
         What is not trained: stages, counted from 0, and patterns for names of parameters or of what holds them, as
         `[patch_embed, 0, "*.attn.*"]`. Modules that are frozen whole have no dropout and no stochastic
         depth either."""),
-    "LR_SCHEDULER.NAME": Key("cosine", one_of=("cosine", "linear", "constant", "step", "multistep")).means("""
-        Learning rate after the warm-up; it changes at each update."""),
+    "LR_SCHEDULER.NAME": Key("cosine", one_of=("cosine", "linear", "constant", "step", "multistep", "wsd")).means("""
+        Learning rate after the warm-up; it changes at each update. wsd stays at the peak and falls at the end, so that
+        a run that is made longer goes on from a checkpoint before the fall."""),
     "LR_SCHEDULER.DECAY_EPOCHS": Key(30, between="[1, 1e9]").means("step: epochs between two decays."),
     "LR_SCHEDULER.DECAY_RATE": Key(0.1, between="(0, 1]").means("step: factor of each decay."),
     "LR_SCHEDULER.WARMUP_PREFIX": Key(True).means("""
@@ -93,12 +95,26 @@ TRAIN = {
     "LR_SCHEDULER.GAMMA": Key(0.1, between="(0, 1]").means("multistep: factor that is applied at each of MULTISTEPS."),
     "LR_SCHEDULER.MULTISTEPS": Key([], "[int]", "[1, 1e9]").means("""
         multistep: epochs, counted from the start and increasing, at which GAMMA is applied."""),
-    "OPTIMIZER.NAME": Key("adamw", one_of=("adamw", "sgd", "muon"), flag="optim").means("""
-        adamw; sgd (with Nesterov momentum); or muon (orthogonalised momentum for the matrices of the blocks, adamw for
-        the rest), which learns far more from scratch on small data sets, at rates of about ten times adamw's."""),
-    "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("adamw and muon: added to the denominator of adamw."),
+    "LR_SCHEDULER.DECAY_SHARE": Key(0.2, between="(0, 1]", is_new=True).means("""
+        wsd: share of the run, at its end, over which the rate falls to MIN_LR."""),
+    "OPTIMIZER.NAME": Key(
+        "adamw",
+        one_of=("adamw", "sgd", "muon", "schedulefree"),
+        matches=r"timm:\w+",
+        expected="timm:NAME",
+        flag="optim",
+    ).means("""
+        adamw; sgd (with Nesterov momentum); muon (orthogonalised momentum for the matrices of the blocks, adamw for
+        the rest), which learns far more from scratch on small data sets, at rates of about ten times adamw's;
+        schedulefree (schedule-free adamw, arXiv 2405.15682, installed by `pip install "swin-trainer[optim]"`), whose
+        average takes the place of a schedule; or one of timm's, as timm:lion, with timm's settings and ARGS."""),
+    "OPTIMIZER.ARGS": Key({}, "{any}", is_new=True).means("""
+        More arguments of schedulefree and timm's optimizers, as `{betas: [0.95, 0.98]}`."""),
+    "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("""
+        adamw, muon and schedulefree: added to the denominator of adamw."""),
     "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("""
-        adamw, and muon where it is that: decay of the two moments."""),
+        adamw, muon where it is that, and schedulefree: decay of the two moments; schedulefree's first is how near the
+        weights that gradients are taken at are to the average."""),
     "OPTIMIZER.MUON_MOMENTUM": Key(0.95, between="[0, 1)", is_new=True).means("muon: momentum of the matrices."),
     "OPTIMIZER.MOMENTUM": Key(0.9, between="[0, 1)").means("sgd: momentum."),
     "EMA.ENABLE": Key(False, is_new=True).means("""
