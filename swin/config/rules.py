@@ -4,6 +4,7 @@ A message names in braces the keys that it depends on, see `swin.config.validate
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
