@@ -5,6 +5,7 @@
     python -m tools.benchmark loop                                 the training loop and its loader against a bare step
     python -m tools.benchmark data --data-path FOLDER              decoding and augmentation
     python -m tools.benchmark evaluation                           what an evaluation costs beside its forward passes
+    python -m tools.benchmark learning --cfg C --seeds 3           what recipes learn, and the time that it takes
 
 What is compared takes turns, after a warm-up.
 """
@@ -23,6 +24,7 @@ from swin.engine.precision import choose_precision
 from swin.errors import ConfigError, SwinError
 from tools.benchmark.data import run_data
 from tools.benchmark.evaluation import run_evaluation
+from tools.benchmark.learning import describe_learning, run_learning
 from tools.benchmark.loop import run_loop
 from tools.benchmark.models import BASELINES, run_model, run_scaling
 from tools.benchmark.timing import Result, describe, machine
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record: dict[str, Any] = {"command": command, "machine": machine(device), "results": {}}
         print(", ".join(f"{key} {value}" for key, value in record["machine"].items()))
         for name, result in measure(args, device):
-            print(describe(name, result), flush=True)
+            print((describe_learning if args.what == "learning" else describe)(name, result), flush=True)
             record["results"][name] = result
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="tools.benchmark", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("model", "train", "loop", "data", "evaluation"))
+    parser.add_argument("what", choices=("model", "train", "loop", "data", "evaluation", "learning"))
     parser.add_argument("--against", default="", help=f"libraries to compare with: {','.join(BASELINES)}")
     parser.add_argument("--variant", default="swin_tiny")
     parser.add_argument("--img-size", type=int, help="pixels; the variant's own if not given, 224 for data")
@@ -68,7 +70,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default: 15, evaluation: 3")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before those that count")
     parser.add_argument("--scaling", action="store_true", help="model: time against pixels, 224 to 896")
-    parser.add_argument("--data-path", type=Path, help="data: a folder of images")
+    parser.add_argument("--data-path", type=Path, help="data, learning: a folder of images")
+    parser.add_argument("--cfg", default="swin_digits", help="learning: the recipe")
+    tries = "learning: settings that take turns, as often as wanted: muon='TRAIN.OPTIMIZER.NAME muon'"
+    parser.add_argument("--try", dest="settings", action="append", default=[], metavar="NAME=OPTIONS", help=tries)
+    parser.add_argument("--seeds", type=int, default=3, help="learning: runs of each")
     sizes: dict[str, Any] = {"type": int, "nargs": "+", "default": [], "metavar": "N"}
     parser.add_argument("--images", help="evaluation: images of each table", **sizes)
     parser.add_argument("--classes", help="evaluation: classes of each table", **sizes)
@@ -83,8 +89,8 @@ def measure(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
     if args.what == "data":
         yield from run_data(args).items()
         return
-    if args.what == "evaluation":
-        yield from run_evaluation(args)
+    if args.what in ("evaluation", "learning"):
+        yield from (run_evaluation if args.what == "evaluation" else run_learning)(args)
         return
     run = {"loop": run_loop, "model": run_scaling if args.scaling else run_model, "train": run_model}[args.what]
     for dtype in args.dtype.split(","):
