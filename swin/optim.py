@@ -108,9 +108,8 @@ def make_optimizer(
     """
     groups = parameter_groups(model, weight_decay, layer_decay, momentum=muon_momentum if name == "muon" else None)
     groups += parameter_groups(beside, weight_decay) if beside else []
-    optimizer: torch.optim.Optimizer
     if name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     elif name == "muon":
         optimizer = Muon(groups, lr=lr, betas=betas, eps=eps, fused=True)
     elif name == "sgd":
@@ -119,9 +118,8 @@ def make_optimizer(
             _fill_momentum(optimizer)
             optimizer.register_load_state_dict_post_hook(_fill_momentum)
     elif is_of_library(name):
-        optimizer = make_library_optimizer(
-            groups, name=name, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, arguments=arguments
-        )
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
+        optimizer = make_library_optimizer(groups, name=name, **options, arguments=arguments)
     else:
         raise ConfigError(f"TRAIN.OPTIMIZER.NAME is {name!r}; use adamw, sgd, muon, schedulefree or timm:NAME.")
     optimizer.register_load_state_dict_pre_hook(_keep_settings)

@@ -105,7 +105,7 @@ def read_tool_flags(tool: str, words: Sequence[str], monkeypatch: pytest.MonkeyP
     given = getattr(found, "cfg", None)
     if given or getattr(found, "opts", None):
         for cfg in given if isinstance(given, list) else [given or "swin_digits"]:
-            load_config(cfg, found.opts)
+            load_config(cfg, getattr(found, "opts", []))
 
 
 def test_the_readme_is_short():
