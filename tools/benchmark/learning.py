@@ -24,11 +24,13 @@ def run_learning(args: argparse.Namespace) -> Iterator[tuple[str, Result]]:
     """Train with each of the settings and each seed, in turns; yields a result for each of the settings.
 
     Raises:
-        ConfigError: Settings that cannot be told apart, or a run that failed.
+        ConfigError: Settings that cannot be told apart, no seeds, or a run that failed.
     """
     tried = dict(parse_setting(text) for text in args.settings or ["recipe="])
     if len(tried) < len(args.settings):
         raise ConfigError("--try: two settings have the same name; give each its own, as in --try muon='...'.")
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds {args.seeds}: expected 1 or more.")
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in tried}
     for seed in range(args.seeds):
         for name, options in tried.items():
