@@ -1,5 +1,6 @@
 """The phases of a run: in each of them training images have one size, and batches grow as images shrink."""
 
+import bisect
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,8 +29,11 @@ class Phases:
 
     def of_epoch(self, epoch: int) -> Phase:
         """Return the phase in which an epoch's first sample lies; that of the last one after the run's end."""
-        done = epoch * self.num_samples / self.total_samples + _ROUNDING
-        return [phase for phase in self.phases if phase.begin <= done][-1]
+        return [phase for phase in self.phases if phase.begin <= self._done(epoch)][-1]
+
+    def _done(self, epoch: int) -> float:
+        """Return the fraction of the run that is done before an epoch, and a little more."""
+        return epoch * self.num_samples / self.total_samples + _ROUNDING
 
     def of_update(self, update: float) -> Phase:
         """Return the phase of an update, perhaps broken, of `total_batch` samples."""
@@ -37,10 +41,10 @@ class Phases:
 
     def spans(self) -> list[tuple[range, Phase]]:
         """Return the epochs of each phase that has any."""
-        by_phase: dict[Phase, list[int]] = {}
-        for epoch in range(-(-self.total_samples // self.num_samples)):
-            by_phase.setdefault(self.of_epoch(epoch), []).append(epoch)
-        return [(range(epochs[0], epochs[-1] + 1), phase) for phase, epochs in by_phase.items()]
+        count = -(-self.total_samples // self.num_samples)
+        first = [bisect.bisect_left(range(count), phase.begin, key=self._done) for phase in self.phases]
+        found = zip(map(range, first, [*first[1:], count]), self.phases, strict=True)
+        return [(epochs, phase) for epochs, phase in found if epochs]
 
     def count_updates(self, total_batch: int) -> int:
         """Return the updates of the whole run, of so many samples before they grow."""

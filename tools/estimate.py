@@ -16,27 +16,14 @@ from scipy import stats
 
 from swin.config import Config
 from swin.distributed import gather, shutdown
-from swin.engine.measure import TrainingTime, count_turns, time_evaluation, time_saving, time_training
+from swin.engine.budget import Prices
+from swin.engine.measure import time_evaluation, time_saving, time_training
 from swin.engine.trainer import Trainer
+from swin.phases import grow_batch
 from tools.arguments import command, positive
-from tools.trial import begin_trial, find_phases, make_trial, parse_trial, peak_memory, show_warnings, trial_parser
+from tools.trial import begin_trial, make_trial, parse_trial, peak_memory, show_warnings, trial_parser
 
 PARTS = 5  # of the measurement, each of which says by itself what the run takes
-
-
-@dataclass(frozen=True)
-class Part:
-    """What was measured once.
-
-    Attributes:
-        training: of the epochs of each phase; all phases have other sizes of images.
-        evaluation_sec: seconds of an evaluation.
-        save_sec: seconds of a checkpoint.
-    """
-
-    training: list[tuple[range, TrainingTime]]
-    evaluation_sec: float
-    save_sec: float
 
 
 @dataclass(frozen=True)
@@ -68,45 +55,36 @@ class Estimate:
 def measure(trainer: Trainer, updates: int, say: Callable[[str], None]) -> Estimate:
     """Measure a run in parts, one after the other, and tell from their differences how sure the estimate is.
 
-    A part trains for its share of the updates in every phase, evaluates and saves. Source of the interval: Student's t.
+    A part trains for its share of the updates at every size of images to come, evaluates and saves. Source of the
+    interval: Student's t.
     """
-    phases = [epochs for epochs in find_phases(trainer) if epochs[-1] >= trainer.progress.epoch]
     parts = []
     for number in range(PARTS):
         say(f"measuring, part {number + 1} of {PARTS} ...")
-        parts.append(_measure_part(trainer, phases, -(-updates // PARTS)))
+        parts.append(_measure_part(trainer, -(-updates // PARTS)))
     memory = max(gather(peak_memory(trainer.dist.device)))
     return combine(trainer, parts, memory)
 
 
-def _measure_part(trainer: Trainer, phases: Sequence[range], updates: int) -> Part:
-    training = []
-    for epochs in phases:
-        first = max(epochs[0], trainer.progress.epoch)
-        update_sec = time_training(trainer, 0.0, epoch=first).image_sec * trainer.total_batch
-        training.append((epochs, time_training(trainer, updates * update_sec, epoch=first)))
-    train_sec = updates * sum(timed.image_sec for _, timed in training) * trainer.total_batch
-    return Part(training, time_evaluation(trainer, train_sec), time_saving(trainer))
+def _measure_part(trainer: Trainer, updates: int) -> Prices:
+    """Measure once what the rest of a run is made of."""
+    training, train_sec = {}, 0.0
+    for epochs, phase in trainer.phases.spans():
+        if epochs.stop > trainer.progress.epoch and phase.img_size not in training:
+            images = updates * grow_batch(trainer.total_batch, phase.growth)
+            seconds = images * time_training(trainer, 0.0, phase=phase).image_sec
+            training[phase.img_size] = time_training(trainer, seconds, phase=phase)
+            train_sec += images * training[phase.img_size].image_sec
+    return Prices(training, time_evaluation(trainer, train_sec), time_saving(trainer))
 
 
-def combine(trainer: Trainer, parts: Sequence[Part], memory_bytes: int) -> Estimate:
+def combine(trainer: Trainer, parts: Sequence[Prices], memory_bytes: int) -> Estimate:
     """Work out what the rest of a run takes by each part, and the mean of all."""
-    progress, cfg, data = trainer.progress, trainer.cfg, trainer.data
-    evaluations = count_turns(progress.epoch, progress.total_epochs, cfg.EVAL_FREQ) if data.val else 0
-    saves = evaluations + 1  # one before each evaluation, and the last is waited for
-    rows = np.array(
-        [
-            [
-                sum(_updates_sec(trainer, epochs, timed) for epochs, timed in part.training),
-                evaluations * part.evaluation_sec,
-                saves * part.save_sec,
-            ]
-            for part in parts
-        ]
-    )  # (parts, 3)
-    totals = rows.sum(1)
+    progress, cfg, data, phases = trainer.progress, trainer.cfg, trainer.data, trainer.phases
+    found = [part.predict(cfg, progress, phases, has_val=data.val is not None) for part in parts]
+    totals = np.array([each.seconds for each in found])
     error = stats.t.ppf(0.975, len(totals) - 1) * totals.std(ddof=1) / np.sqrt(len(totals))
-    updates_sec, evaluations_sec, saves_sec = rows.mean(0).tolist()
+    updates_sec, evaluations_sec, saves_sec = np.array([each[:3] for each in found]).mean(0).tolist()
     left = progress.total_samples - progress.samples
     test = data.test.num_samples / data.val.num_samples if data.test and data.val else 0.0
     return Estimate(
@@ -115,23 +93,12 @@ def combine(trainer: Trainer, parts: Sequence[Part], memory_bytes: int) -> Estim
         updates_sec=updates_sec,
         evaluations_sec=evaluations_sec,
         saves_sec=saves_sec,
-        num_evaluations=evaluations,
-        num_saves=saves,
+        num_evaluations=found[0].num_evaluations,
+        num_saves=found[0].num_saves,
         images_per_sec=left / max(updates_sec, 1e-9),
         test_sec=test * float(np.mean([part.evaluation_sec for part in parts])),
         memory_bytes=memory_bytes,
     )
-
-
-def _updates_sec(trainer: Trainer, epochs: range, timed: TrainingTime) -> float:
-    """Return the seconds of what is left to train of some epochs."""
-    progress = trainer.progress
-    begin = max(progress.samples, epochs[0] * progress.num_samples)
-    end = min(progress.total_samples, (epochs[-1] + 1) * progress.num_samples)
-    if end <= begin:
-        return 0.0
-    begun = len(range(begin // progress.num_samples, -(-end // progress.num_samples)))
-    return (end - begin) * timed.image_sec + begun * timed.epoch_sec
 
 
 def describe(found: Estimate, trainer: Trainer, start_sec: float) -> str:

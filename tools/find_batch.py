@@ -21,7 +21,7 @@ from swin.engine.measure import time_evaluation, time_saving, time_training
 from swin.errors import ConfigError
 from tools.arguments import command
 from tools.start.measure import find_memory
-from tools.trial import begin_trial, find_phases, load_trial, make_trial, parse_trial, peak_memory, trial_parser
+from tools.trial import begin_trial, load_trial, make_trial, parse_trial, peak_memory, trial_parser
 
 TRAIN_SEC, EVAL_SEC = 2.0, 0.5  # of a try, after a warm-up of updates
 _MOST_GROWTH = 8  # from a micro-batch that fits to the next that is tried, on a device where too much kills
@@ -122,7 +122,7 @@ def try_batch(others: Sequence[str], batch: int, accumulation: int, share: float
         torch.cuda.set_per_process_memory_fraction(share, dist.device)
     try:
         trainer = make_trial(cfg, dist)
-        times = [time_training(trainer, TRAIN_SEC, epoch=epochs[0]) for epochs in find_phases(trainer)]
+        times = [time_training(trainer, TRAIN_SEC, phase=phase) for _, phase in trainer.phases.spans()]
         time_evaluation(trainer, EVAL_SEC)
         time_saving(trainer)
     except (torch.OutOfMemoryError, MemoryError):

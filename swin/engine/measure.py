@@ -19,6 +19,7 @@ from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import synchronize
 from swin.engine.trainer import Trainer
+from swin.phases import Phase, grow_batch
 from swin.records import temporary_path
 
 _MOST_WARM_UPS = 20  # each of twice the updates of the one before
@@ -75,7 +76,7 @@ def kept(state: TrainState) -> Iterator[None]:
     state.load_state_dict(content, Path("in memory"))
 
 
-def time_training(trainer: Trainer, seconds: float, *, epoch: int | None = None) -> TrainingTime:
+def time_training(trainer: Trainer, seconds: float, *, phase: Phase | None = None) -> TrainingTime:
     """Train on the run's own batches for about so many seconds, after a warm-up of half as long; see `kept`.
 
     What is timed begins where an epoch does: then workers have read nothing ahead, and what they read ahead later they
@@ -85,35 +86,33 @@ def time_training(trainer: Trainer, seconds: float, *, epoch: int | None = None)
     Args:
         trainer: The run; its weights, moments and averages change.
         seconds: To train, after the warm-up; one update at least.
-        epoch: Of which the images are taken; default: the one at hand.
+        phase: Which says how large images and updates are; default: that of the epoch at hand.
     """
-    epoch, per_epoch = (
-        trainer.progress.epoch if epoch is None else epoch,
-        -(-trainer.batches.num_samples // trainer.total_batch),
-    )
+    phase = phase or trainer.phases.of_epoch(trainer.progress.epoch)
+    per_epoch = -(-trainer.batches.num_samples // grow_batch(trainer.total_batch, phase.growth))
     begin, updates = time.perf_counter(), 1
     for _ in range(_MOST_WARM_UPS):
-        span = _time_updates(trainer, epoch, min(updates, per_epoch), 1)
+        span = _time_updates(trainer, phase, min(updates, per_epoch), 1)
         done_sec = time.perf_counter() - begin
         if from_main(lambda: updates > 1 and done_sec > seconds / 2):  # noqa: B023
             break
         updates *= 2
     speed = min(updates, per_epoch) / span.sec
     wanted = from_main(lambda: max(1, round(seconds * speed)))
-    return _time_updates(trainer, epoch, min(wanted, per_epoch), max(1, round(wanted / per_epoch))).summarize()
+    return _time_updates(trainer, phase, min(wanted, per_epoch), max(1, round(wanted / per_epoch))).summarize()
 
 
-def _time_updates(trainer: Trainer, epoch: int, updates: int, epochs: int) -> _Span:
-    """Time the last updates of some epochs, one epoch after the other; the device is waited for at the end only."""
+def _time_updates(trainer: Trainer, phase: Phase, updates: int, epochs: int) -> _Span:
+    """Time the last updates of some epochs, all as in a phase; the device is waited for at the end only."""
     device, progress, span, steps = trainer.dist.device, trainer.progress, _Span(), itertools.count()
     num_samples, totals = trainer.batches.num_samples, StepTotals(device)
     trainer.state.network.train()
     synchronize(device)
     begin = time.perf_counter()
-    for number in range(epoch, epoch + epochs):
+    for number in range(progress.epoch, progress.epoch + epochs):
         waits: list[float] = []
-        position = first = max(0, num_samples - updates * trainer.total_batch)
-        batches = _timed(trainer.batches.epoch(number, position), waits)
+        position = first = max(0, num_samples - updates * grow_batch(trainer.total_batch, phase.growth))
+        batches = _timed(trainer.batches.epoch(number, position, phase), waits)
         while position < num_samples:
             position = train_step(trainer.state, progress.step + next(steps), batches, trainer.lr, totals, [])
         span.images += num_samples - first

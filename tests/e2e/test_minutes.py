@@ -32,8 +32,9 @@ def lengths(monkeypatch) -> list[int]:
     """Have a run be as long as the last of these, not as the clock says; measuring is done, but only for a moment."""
     found = [LENGTH]
 
-    def find(prices, cfg, progress, seconds, *, has_val):
-        assert min(prices.training.image_sec, prices.save_sec, prices.evaluation_sec) > 0
+    def find(prices, cfg, progress, phases, seconds, *, has_val):
+        assert min(prices.save_sec, prices.evaluation_sec, *(each.image_sec for each in prices.training.values())) > 0
+        assert prices.training.keys() == {phase.img_size for phase in phases.phases}
         assert has_val
         return found[-1] if seconds else 0
 
@@ -68,6 +69,7 @@ def rows(runner, tag: str) -> list[dict]:
         ["DATA.NUM_WORKERS", "2"],
         ["TRAIN.OPTIMIZER.NAME", "sgd", "TRAIN.ACCUMULATION_STEPS", "2"],
         ["TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.FREEZE", "[patch_embed]"],
+        ["DATA.IMG_SIZE_SCHEDULE", "[[0.3, 16], [0.3, [24, 16]]]"],
     ],
     ids=" ".join,
 )

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from swin.engine import budget
+from swin.engine.budget import Prices
 from swin.engine.measure import TrainingTime
-from tools.estimate import Part, as_time, combine, main, parse
-from tools.trial import begin_trial, find_phases, make_trial
+from tools import estimate
+from tools.estimate import as_time, combine, main, measure, parse
+from tools.trial import begin_trial, make_trial
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +23,14 @@ def make_trainer(runner, *more: str):
     return make_trial(cfg, begin_trial(cfg))
 
 
-def made_parts(trainer, *image_secs: float) -> list[Part]:
-    whole = find_phases(trainer)[0]
+def made_parts(trainer, *image_secs: float) -> list[Prices]:
+    """Parts at which an image of 32 pixels takes so long, and a smaller one as much less as it has fewer pixels."""
+    sizes = {img_size: img_size[0] * img_size[1] / 32**2 for _, img_size, _ in trainer.phases.phases}
     return [
-        Part([(whole, TrainingTime(image_sec=each, epoch_sec=2.0, wait=0.0))], evaluation_sec=10.0, save_sec=1.0)
+        Prices({size: TrainingTime(image_sec=each * share, epoch_sec=2.0, wait=0.0) for size, share in sizes.items()},
+               evaluation_sec=10.0, save_sec=1.0)
         for each in image_secs
-    ]
+    ]  # fmt: skip
 
 
 def test_the_whole_is_the_sum_of_updates_evaluations_and_checkpoints(runner):
@@ -54,6 +59,47 @@ def test_only_the_rest_of_a_resumed_run_counts(runner):
     found = combine(trainer, made_parts(trainer, 0.1, 0.1), memory_bytes=0)
     assert found.num_evaluations == 3
     assert found.updates_sec == pytest.approx(3 * (78 * 0.1 + 2))
+
+
+SIZES = ["DATA.IMG_SIZE_SCHEDULE", "[[0.5, 16], [0.15, [24, 16]]]", "TRAIN.EPOCHS", "6"]
+
+
+def test_small_images_count_as_what_they_take(runner):
+    """Six epochs: three of 16 px at a quarter of the price, one of 24 x 16 px at three eighths, two of 32 px."""
+    trainer = make_trainer(runner, "--opts", *SIZES, "EVAL_FREQ", "6")
+    found = combine(trainer, made_parts(trainer, 0.1, 0.1), memory_bytes=0)
+    assert found.updates_sec == pytest.approx(78 * 0.1 * (3 / 4 + 3 / 8 + 2) + 6 * 2)
+    assert found.images_per_sec == pytest.approx(6 * 78 / found.updates_sec)
+    assert found.seconds == pytest.approx(found.updates_sec + 10 + 2 * 1)
+    trainer.progress.epoch, trainer.progress.position = 3, 40
+    found = combine(trainer, made_parts(trainer, 0.1, 0.1), memory_bytes=0)
+    assert found.updates_sec == pytest.approx(0.1 * (38 * 3 / 8 + 2 * 78) + 3 * 2)
+
+
+def test_an_estimate_is_what_a_run_of_minutes_reckons_with(runner, monkeypatch):
+    """A length was found for a time: the estimate of a run of that length is that time."""
+    trainer = make_trainer(runner, "--opts", *SIZES)
+    prices = made_parts(trainer, 0.1)[0]
+    length = budget.find_length(prices, trainer.cfg, trainer.progress, trainer.phases, 200.0, has_val=True)
+    trainer.set_length(length)
+    found = combine(trainer, [prices, prices], memory_bytes=0)
+    assert 200 - 11 - 2 - 8 * 0.1 < found.seconds <= 200
+
+
+def test_each_size_to_come_is_measured_with_its_updates(runner, monkeypatch):
+    trainer, asked = make_trainer(runner, "--opts", *SIZES), []
+
+    def time_training(trainer, seconds, *, phase):
+        asked.append((phase.img_size, seconds))
+        return TrainingTime(0.01, 0.0, 0.0)
+
+    monkeypatch.setattr(estimate, "time_training", time_training)
+    monkeypatch.setattr(estimate, "time_saving", lambda trainer: 0.0)
+    trainer.progress.epoch = 3
+    measure(trainer, 20, lambda text: None)
+    # Four updates of 20 and of 8 images a part, at 0.01 s an image.
+    part = [((24, 16), 0.0), ((24, 16), pytest.approx(0.8)), ((32, 32), 0.0), ((32, 32), pytest.approx(0.32))]
+    assert asked == 5 * part
 
 
 def test_a_real_run_evaluates_as_often_and_is_left_alone(runner):

@@ -1,5 +1,6 @@
 """Which epoch has images of which size, how batches grow, and what rates they get."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -44,6 +45,16 @@ def test_an_epoch_has_the_size_of_the_phase_that_its_first_sample_lies_in():
     assert sizes_of(make_phases("[]", *epochs), 3) == [224] * 3
     # A run that ends within its third epoch.
     assert sizes_of(Phases([Phase(0.0, (32, 32)), Phase(0.5, (64, 64))], 100, 250, 8), 3) == [32, 32, 64]
+
+
+@given(
+    st.lists(st.floats(0.001, 0.4), max_size=5), st.integers(1, 40), st.integers(1, 2000).map(lambda tens: 10 * tens)
+)
+def test_the_spans_of_phases_are_those_of_the_epochs(shares, num_samples, total_samples):
+    begins = [0.0, *(begin for begin in itertools.accumulate(shares) if begin < 1)]
+    phases = Phases([Phase(begin, (8, 8)) for begin in begins], num_samples, total_samples, 8)
+    epochs = [(epoch, phase) for span, phase in phases.spans() for epoch in span]
+    assert epochs == [(epoch, phases.of_epoch(epoch)) for epoch in range(-(-total_samples // num_samples))]
 
 
 def test_batches_grow_by_the_pixels_in_quarters_and_to_an_epoch_at_most():
