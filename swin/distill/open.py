@@ -74,9 +74,10 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> Found:
             options[option] = tensor.shape[axis]
     sized = {"img_size": cfg.DATA.IMG_SIZE} if cfg else {}
     try:
-        model: Any = timm.create_model(name, **options, **sized)
-    except TypeError:  # a model that takes images of any size
-        model = timm.create_model(name, **options)
+        try:
+            model: Any = timm.create_model(name, **options, **sized)
+        except TypeError:  # a model that takes images of any size
+            model = timm.create_model(name, **options)
     except Exception as error:  # of a network, a server, a cache or a wrong tag
         raise _unavailable(source, error) from None
     _load(model, weights, source)

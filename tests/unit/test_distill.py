@@ -320,14 +320,17 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("library", ["timm:test_resnet", "torchvision:resnet18"])
-def test_weights_that_cannot_be_downloaded_are_said_to_be_wanted_as_a_file(monkeypatch, library):
+def test_weights_that_cannot_be_downloaded_are_said_to_be_wanted_as_a_file(monkeypatch, tmp_path, library):
     def refuse(*args, **options):
-        raise OSError("no network")
+        raise TypeError("no img_size") if "img_size" in options else OSError("no network")
 
+    yaml = tmp_path / "small.yaml"
+    yaml.write_text("DATA: {IMG_SIZE: 64}\n")
     monkeypatch.setattr(timm, "create_model", refuse)
     monkeypatch.setattr(torchvision.models, "get_model", refuse)
-    with pytest.raises(CheckpointError, match=r"cannot be had \(no network\).*give its weights as a file"):
-        open_teacher(library)
+    for config in ("", str(yaml)):
+        with pytest.raises(CheckpointError, match=r"cannot be had \(no network\).*give its weights as a file"):
+            open_teacher(library, config)
 
 
 TAUGHT = ["TRAIN.DISTILL.TEACHER", "a.pth"]
