@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
@@ -88,10 +87,7 @@ def show_warnings(trainer: Trainer) -> None:
 
 def find_phases(trainer: Trainer) -> list[range]:
     """Return the epochs of a run, the last one perhaps not whole, in parts of which each has images of one size."""
-    phases = getattr(trainer, "phases", None)
-    if phases is not None:
-        return [epochs for epochs, _ in phases.spans()]
-    return [range(math.ceil(trainer.progress.total_epochs))]
+    return [epochs for epochs, _ in trainer.phases.spans()]
 
 
 def peak_memory(device: torch.device) -> int:
