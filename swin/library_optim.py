@@ -115,8 +115,8 @@ class ScheduleFreeAverage:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Give the model the average inside a `with` block, and its own weights back after it."""
-        parameters = list(model.parameters())
+        """Give all that the optimizer trains its average inside a `with` block, and its own weights back after it."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         kept = [parameter.detach().clone() for parameter in parameters]
         self.optimizer.eval()
         try:

@@ -15,16 +15,16 @@ class Objective:
 
     Attributes:
         loss: (logits, targets) to the loss of each sample (b,).
-        beside: what is trained together with the model and thrown away after the run; None for nothing.
+        auxiliary: what is trained together with the model and thrown away after the run; None for nothing.
     """
 
-    beside: nn.Module | None = None
+    auxiliary: nn.Module | None = None
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
 
     def network(self, model: nn.Module) -> nn.Module:
-        """Return what `__call__` has called in training: the model itself, or a module around it and `beside`."""
+        """Return what `__call__` has called in training: the model itself, or a module around it and `auxiliary`."""
         return model
 
     def prepare(self, prepare: PrepareFn) -> PrepareFn:

@@ -85,7 +85,7 @@ def make_optimizer(
     momentum: float = 0.9,
     muon_momentum: float = 0.95,
     layer_decay: float = 1.0,
-    beside: nn.Module | None = None,
+    auxiliary: nn.Module | None = None,
     arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """Make an optimizer for a model on its device, not wrapped for several processes; fused, unless a library's.
@@ -100,14 +100,14 @@ def make_optimizer(
         lr: First learning rate.
         weight_decay: Decoupled for `adamw` and `muon`, an L2 term for `sgd`.
         layer_decay: As for `parameter_groups`.
-        beside: What else is trained, at the full rate, in groups of its own after the model's; by AdamW for `muon`.
+        auxiliary: What else is trained, at the full rate, in groups of its own after the model's; by AdamW for `muon`.
         arguments: More of them, for an optimizer of a library.
 
     Raises:
         ConfigError: The name is unknown, or a library's optimizer cannot be used.
     """
     groups = parameter_groups(model, weight_decay, layer_decay, momentum=muon_momentum if name == "muon" else None)
-    groups += parameter_groups(beside, weight_decay) if beside else []
+    groups += parameter_groups(auxiliary, weight_decay) if auxiliary else []
     if name == "adamw":
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
     elif name == "muon":
@@ -126,10 +126,10 @@ def make_optimizer(
     return optimizer
 
 
-def build_optimizer(cfg: Config, model: nn.Module, beside: nn.Module | None = None) -> torch.optim.Optimizer:
+def build_optimizer(cfg: Config, model: nn.Module, auxiliary: nn.Module | None = None) -> torch.optim.Optimizer:
     """Make the configured optimizer; its learning rate is then set before each update by `set_lr`.
 
-    What is `beside` the model is as for `make_optimizer`.
+    The `auxiliary` module is as for `make_optimizer`.
     """
     options = cfg.TRAIN.OPTIMIZER
     return make_optimizer(
@@ -142,7 +142,7 @@ def build_optimizer(cfg: Config, model: nn.Module, beside: nn.Module | None = No
         momentum=options.MOMENTUM,
         muon_momentum=options.MUON_MOMENTUM,
         layer_decay=cfg.TRAIN.LAYER_DECAY,
-        beside=beside,
+        auxiliary=auxiliary,
         arguments=options.ARGS,
     )
 

@@ -12,7 +12,7 @@ from swin.batches import Batch, Data, EvalBatches
 from swin.config import Config, load_config
 from swin.create import build_model
 from swin.distill import Distillation, Teacher
-from swin.distill.teacher import Found
+from swin.distill.teacher import LoadedModel
 from swin.distributed import Distributed
 from swin.engine.build import build_state
 from swin.engine.evaluate import evaluate
@@ -42,12 +42,12 @@ def make_lesson(model: SwinTransformer, given: Normalise, *, images: int = 0, **
     torch.manual_seed(1)
     teacher = build_model(make_config("MODEL.SWIN.EMBED_DIM", "32"), CLASSES)
 
-    def look(batch: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_map(batch: Tensor) -> tuple[Tensor, Tensor]:
         features = teacher.forward_features(batch)
         return teacher.classify(features), features.permute(0, 3, 1, 2)
 
     resize, own = EvalResize(img_size=48, crop=False, interpolation="bicubic"), Normalise([0.5] * 3, [0.2] * 3)
-    found = Found("the teacher", teacher, look, resize, own, 3, None)
+    found = LoadedModel("the teacher", teacher, forward_with_map, resize, own, 3, None)
     fitted = Teacher(found, given=given, classes=list("abcde")).to(next(model.parameters()).device)
     table = np.random.default_rng(0).normal(size=(images, CLASSES)) if images else None
     return Distillation(make_loss(smoothing=0.1), model, fitted, table=table, **options)

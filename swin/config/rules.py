@@ -193,7 +193,7 @@ def _errors_of_a_teacher(v: Mapping[str, Any]) -> Iterator[str]:
     if not v["TRAIN.DISTILL.CACHE"]:
         return
     if v["TRAIN.DISTILL.FEATURES"]:
-        yield f"{cache} keeps logits alone, and {{TRAIN.DISTILL.FEATURES}} asks for feature maps: set one of them to 0"
+        yield f"{cache} keeps logits alone, and {{TRAIN.DISTILL.FEATURES}} asks for feature maps: set that to 0"
     for key in ("AUG.MIXUP", "AUG.CUTMIX", "AUG.CUTMIX_MINMAX"):
         if v[key]:
             off = "null" if key == "AUG.CUTMIX_MINMAX" else "0"

@@ -69,7 +69,7 @@ class Student(nn.Module):
         return self.model.classify(map_BhwS), self.projection(map_BhwS)
 
 
-class Taught(NamedTuple):
+class TargetsWithLogits(NamedTuple):
     """The targets of a batch, and what the teacher has said to its images before."""
 
     targets: Tensor
@@ -79,7 +79,7 @@ class Taught(NamedTuple):
 class Distillation(Objective):
     """(1 - alpha) loss on the labels + alpha loss on the teacher's logits + features x loss on its feature map."""
 
-    beside: nn.Linear | None
+    auxiliary: nn.Linear | None
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class Distillation(Objective):
         self.features, self.table, self.student = features, table, None
         if features:
             device = next(model.parameters()).device
-            self.beside = _make_projection(model.num_features, teacher.count_features(), device)
-            self.student = Student(model, self.beside)
+            self.auxiliary = _make_projection(model.num_features, teacher.count_features(), device)
+            self.student = Student(model, self.auxiliary)
 
     def network(self, model: nn.Module) -> nn.Module:
         return self.student or model
@@ -124,11 +124,11 @@ class Distillation(Objective):
         if (table := self.table) is None:
             return prepare
 
-        def prepare_taught(batch: Batch, device: torch.device, seed: int) -> tuple[Tensor, Taught]:
+        def prepare_taught(batch: Batch, device: torch.device, seed: int) -> tuple[Tensor, TargetsWithLogits]:
             images, targets = prepare(batch, device, seed)
             rows_BK = torch.from_numpy(table[batch.indices].astype(np.float32))
             rows_BK = rows_BK.pin_memory() if device.type == "cuda" else rows_BK  # else a GPU makes the host wait
-            return images, Taught(targets, rows_BK.to(device, non_blocking=True))
+            return images, TargetsWithLogits(targets, rows_BK.to(device, non_blocking=True))
 
         return prepare_taught
 
@@ -137,10 +137,10 @@ class Distillation(Objective):
         if self.features:
             logits_BK, projected_BhwD = logits_BK
         with torch.no_grad():
-            if isinstance(targets, Taught):
+            if isinstance(targets, TargetsWithLogits):
                 targets, teacher_BK = targets
             elif self.features:
-                teacher_BK, map_BDhw = self.teacher.study(images)
+                teacher_BK, map_BDhw = self.teacher.forward_with_map(images)
             else:
                 teacher_BK = self.teacher(images)
         if self.kind == "hard":
@@ -153,7 +153,7 @@ class Distillation(Objective):
         return losses_B + self.features * map_loss(projected_BhwD, map_BDhw)
 
     def state_dict(self) -> dict[str, Any]:
-        projection = {"projection": self.beside.state_dict()} if self.beside else {}
+        projection = {"projection": self.auxiliary.state_dict()} if self.auxiliary else {}
         return {"teacher": self.teacher.digest, **projection}
 
     def load_state_dict(self, state: Mapping[str, Any], source: Path) -> None:
@@ -168,14 +168,14 @@ class Distillation(Objective):
                 "would not go on with as it began. Give the same file, or start a new run from the weights with "
                 "--pretrained and another --tag."
             )
-        if self.beside is None:
+        if self.auxiliary is None:
             return
         if "projection" not in state:
             raise CheckpointError(
                 f"checkpoint {source} has no projection of the feature map, which TRAIN.DISTILL.FEATURES trains; "
                 "resume with the config it was written with, or use --pretrained to start a new run from its weights."
             )
-        load_strictly(self.beside, state["projection"], source)
+        load_strictly(self.auxiliary, state["projection"], source)
 
 
 def _make_projection(channels: int, teacher_channels: int, device: torch.device) -> nn.Linear:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from swin.config import Config, load_config
-from swin.distill.teacher import Found, Look
+from swin.distill.teacher import ForwardWithMap, LoadedModel
 from swin.errors import CheckpointError, ConfigError
 from swin.inference import load_predictor
 from swin.models import SwinTransformer
@@ -18,7 +18,7 @@ from swin.weights.files import find_weight_file, read_weight_file
 _STATES = ("state_dict_ema", "model_ema", "state_dict", "model")  # what files call weights, the first that is there
 
 
-def open_teacher(source: str, config: str = "") -> Found:
+def open_teacher(source: str, config: str = "") -> LoadedModel:
     """Open a teacher on the CPU.
 
     Args:
@@ -45,18 +45,18 @@ def open_teacher(source: str, config: str = "") -> Found:
     if predictor.threshold is not None:
         raise ConfigError(f"the teacher {source} gives an image any number of labels; use one with one label an image.")
 
-    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_map(images: Tensor) -> tuple[Tensor, Tensor]:
         map_BhwD = model.forward_features(images)
         return model.classify(map_BhwD), map_BhwD.permute(0, 3, 1, 2)
 
-    return Found(source, model, look, *_parts(transform), predictor.channels, predictor.classes)
+    return LoadedModel(source, model, forward_with_map, *_parts(transform), predictor.channels, predictor.classes)
 
 
 def _parts(transform: EvalTransform) -> tuple[EvalResize, Normalise]:
     return transform.resize, transform.normalise
 
 
-def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> Found:
+def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> LoadedModel:
     import timm
     from timm.data import resolve_model_data_config
 
@@ -74,9 +74,10 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> Found:
             options[option] = tensor.shape[axis]
     sized = {"img_size": cfg.DATA.IMG_SIZE} if cfg else {}
     try:
-        model: Any = timm.create_model(name, **options, **sized)
-    except TypeError:  # a model that takes images of any size
-        model = timm.create_model(name, **options)
+        try:
+            model: Any = timm.create_model(name, **options, **sized)
+        except TypeError:  # a model that takes images of any size
+            model = timm.create_model(name, **options)
     except Exception as error:  # of a network, a server, a cache or a wrong tag
         raise _unavailable(source, error) from None
     _load(model, weights, source)
@@ -88,14 +89,14 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> Found:
     if cfg:
         resize, normalise = _parts(build_eval_transform(cfg))
 
-    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_map(images: Tensor) -> tuple[Tensor, Tensor]:
         features, maps = model.forward_intermediates(images, indices=1, norm=True)
         return model.forward_head(features), maps[-1]
 
-    return Found(source, model, look, resize, normalise, channels, None)
+    return LoadedModel(source, model, forward_with_map, resize, normalise, channels, None)
 
 
-def _open_torchvision(source: str, name: str, file: str, cfg: Config | None) -> Found:
+def _open_torchvision(source: str, name: str, file: str, cfg: Config | None) -> LoadedModel:
     from torchvision import models
 
     if name not in models.list_models(module=models):
@@ -114,13 +115,13 @@ def _open_torchvision(source: str, name: str, file: str, cfg: Config | None) -> 
     normalise = Normalise(preset.mean, preset.std)
     if cfg:
         resize, normalise = _parts(build_eval_transform(cfg))
-    return Found(source, model, _look_before_pooling(model), resize, normalise, 3, None)
+    return LoadedModel(source, model, _map_before_pooling(model), resize, normalise, 3, None)
 
 
-def _look_before_pooling(model: nn.Module) -> Look:
+def _map_before_pooling(model: nn.Module) -> ForwardWithMap:
     """Return the map that a model of torchvision averages, which most of them do in a module `avgpool`."""
 
-    def look(images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_map(images: Tensor) -> tuple[Tensor, Tensor]:
         kept: list[Tensor] = []
         hook = model.get_submodule("avgpool").register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:
@@ -128,7 +129,7 @@ def _look_before_pooling(model: nn.Module) -> Look:
         finally:
             hook.remove()
 
-    return look
+    return forward_with_map
 
 
 def _read_state(file: str) -> dict[str, Tensor]:

@@ -13,15 +13,15 @@ from swin.weights.digest import digest
 from swin.weights.labels import imagenet_classes, match_classes
 
 # Images (B, C, H, W) as a model takes them to its logits (B, K) and its last feature map (B, D, h, w).
-Look = Callable[[Tensor], tuple[Tensor, Tensor]]
+ForwardWithMap = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class Found(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model of any program as it was found, on the CPU."""
 
     name: str  # for messages
     model: nn.Module
-    look: Look
+    forward_with_map: ForwardWithMap
     resize: EvalResize  # from an image's own pixels to what the model was trained on
     normalise: Normalise
     channels: int
@@ -40,14 +40,14 @@ class Teacher(nn.Module):
 
     rows: Tensor | None
 
-    def __init__(self, found: Found, *, given: Normalise, classes: Sequence[str]) -> None:
+    def __init__(self, found: LoadedModel, *, given: Normalise, classes: Sequence[str]) -> None:
         """Fit what was found to a student's images, which `given` has normalised, and to its classes.
 
         Raises:
             ConfigError: its channels or classes are others.
         """
         super().__init__()
-        self.name, self.resize, self.look = found.name, found.resize, found.look
+        self.name, self.resize, self._forward_with_map = found.name, found.resize, found.forward_with_map
         self.model = found.model.requires_grad_(False)
         self.eval()
         self.given, self.normalise, self.channels = given, found.normalise, found.channels
@@ -69,9 +69,9 @@ class Teacher(nn.Module):
         """Return logits (B, K), in the order of the student's classes, for images (B, C, H, W) as the student's."""
         return self._order(self.model(self.adapt(images)))
 
-    def study(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits of `forward`, and the last feature map (B, D, h, w)."""
-        logits_BK, map_BDhw = self.look(self.adapt(images))
+        logits_BK, map_BDhw = self._forward_with_map(self.adapt(images))
         return self._order(logits_BK), map_BDhw
 
     def adapt(self, images: Tensor) -> Tensor:
@@ -89,7 +89,8 @@ class Teacher(nn.Module):
         Raises:
             ConfigError: the model gives none.
         """
-        maps = self._try(lambda images: self.look(images)[1], " Set TRAIN.DISTILL.FEATURES to 0, or take another.")
+        advice = " Set TRAIN.DISTILL.FEATURES to 0, or take another."
+        maps = self._try(lambda images: self._forward_with_map(images)[1], advice)
         if maps.ndim != 4:
             raise ConfigError(
                 f"the teacher {self.name} has no feature map, but values of shape {tuple(maps.shape[1:])}: set "
@@ -104,11 +105,11 @@ class Teacher(nn.Module):
         return logits.shape[1]
 
     @torch.no_grad()
-    def _try(self, look: Callable[[Tensor], Any], advice: str) -> Any:
+    def _try(self, call: Callable[[Tensor], Any], advice: str) -> Any:
         """Call the model on an empty image of the size that it is said to take."""
         device = next(self.model.parameters()).device
         try:
-            return look(torch.zeros(1, self.channels, *self.resize.size, device=device))
+            return call(torch.zeros(1, self.channels, *self.resize.size, device=device))
         except Exception as error:  # other people's models refuse in ways of their own
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             size = " x ".join(map(str, self.resize.size))
@@ -118,7 +119,7 @@ class Teacher(nn.Module):
         return logits_BK if self.rows is None else logits_BK.index_select(1, self.rows)
 
 
-def _check_channels(found: Found, channels: int) -> None:
+def _check_channels(found: LoadedModel, channels: int) -> None:
     if found.channels != channels and (found.channels, channels) != (3, 1):  # grey values do as red, green and blue
         raise ConfigError(
             f"the teacher {found.name} takes images of {found.channels} channels, and the student's have {channels} "
@@ -126,7 +127,7 @@ def _check_channels(found: Found, channels: int) -> None:
         )
 
 
-def _match_rows(found: Found, count: int, classes: Sequence[str]) -> tuple[list[int] | None, bool]:
+def _match_rows(found: LoadedModel, count: int, classes: Sequence[str]) -> tuple[list[int] | None, bool]:
     """Find the output of each of a student's classes; None where they are taken as they come. And whether by name."""
     names, is_guess = found.classes, False
     if names is None:  # a head of ImageNet's size may be ImageNet's

@@ -110,13 +110,12 @@ def build_state(
     """
     if cfg.TRAIN.FREEZE:
         freeze(model, cfg.TRAIN.FREEZE)
-    if cfg.MODEL.LORA.RANK:
-        lora = {name.lower(): value for name, value in cfg.MODEL.LORA.items()}  # named as the arguments are
-        add_adapters(model, **lora, seed=cfg.SEED)
+    if (lora := cfg.MODEL.LORA).RANK:
+        add_adapters(model, rank=lora.RANK, alpha=lora.ALPHA, modules=lora.MODULES, seed=cfg.SEED)
     objective = objective or Objective(build_loss(cfg, data.class_counts))
     for module in dict.fromkeys((model, objective.network(model))):
         compile_model(module, cfg.TRAIN.COMPILE, dist.device, accumulation=cfg.TRAIN.ACCUMULATION_STEPS)
-    optimizer = build_optimizer(cfg, model, objective.beside)
+    optimizer = build_optimizer(cfg, model, objective.auxiliary)
     ema = Ema(model, cfg.TRAIN.EMA.DECAY) if cfg.TRAIN.EMA.ENABLE else None
     return TrainState(
         model=model,

@@ -73,7 +73,7 @@ def read_agreed(path: Path, dist: Distributed) -> dict[str, Any]:
     raise CheckpointError(message, is_shared=True)
 
 
-def find_length(content: Mapping[str, Any], cfg: Config, num_samples: int) -> int | None:
+def known_length(content: Mapping[str, Any], cfg: Config, num_samples: int) -> int | None:
     """Return the samples of the whole run; None where TRAIN.MINUTES has yet to be measured.
 
     What a checkpoint says of it holds for the same minutes and epochs of as many samples.

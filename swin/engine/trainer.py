@@ -15,7 +15,7 @@ from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
 from swin.engine.progress import Progress, Stopwatch
-from swin.engine.resume import find_length, read_agreed
+from swin.engine.resume import known_length, read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.teach import build_objective
 from swin.engine.update_log import UpdateLog
@@ -72,7 +72,7 @@ class Trainer:
 
     def _find_length(self, content: Mapping[str, Any]) -> int:
         """Return the samples of the whole run, for now those of TRAIN.EPOCHS where they are not known."""
-        known = find_length(content, self.cfg, self.batches.num_samples)
+        known = known_length(content, self.cfg, self.batches.num_samples)
         self.is_length_known = known is not None
         return known or self.cfg.TRAIN.EPOCHS * self.batches.num_samples
 

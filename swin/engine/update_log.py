@@ -42,7 +42,7 @@ class UpdateLog:
     def _write(self, at: Progress, loss: float, norm: float, lr: float, speed: float, data_wait: float) -> None:
         num_unreadable = len(self.watch.unreadable)
         unreadable = f" unreadable {num_unreadable}" if num_unreadable else ""
-        eta_min = (at.total_samples - at.samples) / speed / 60
+        eta_min = max(0, at.total_samples - at.samples) / speed / 60  # a last update may go beyond the end
         self.logger.info(
             f"epoch {at.epoch} [{at.position}/{at.num_samples}] step {at.step} "
             f"loss {loss:.4f} lr {lr:.3e} grad_norm {norm:.3f} {speed:.0f} images/s "

@@ -70,10 +70,10 @@ def updates(dist: Distributed) -> Iterator[Batch]:
 
 def snapshot(state: TrainState) -> dict[str, torch.Tensor]:
     averages = state.ema.state_dict()["model"] if state.ema else {}
-    beside = dict(state.objective.beside.named_parameters("beside")) if state.objective.beside else {}
+    auxiliary = dict(state.objective.auxiliary.named_parameters("auxiliary")) if state.objective.auxiliary else {}
     named = {
         **dict(state.model.named_parameters()),
-        **beside,
+        **auxiliary,
         **{f"average of {name}": each for name, each in averages.items()},
     }
     return {name: tensor.detach().clone() for name, tensor in named.items()}

@@ -14,8 +14,8 @@ from swin import SwinTransformer
 from swin.config import config_to_dict, dump_config, load_config
 from swin.create import build_model
 from swin.distill import Distillation, Teacher, hard_loss, map_loss, open_teacher, soft_loss
-from swin.distill.objective import Taught
-from swin.distill.teacher import Found
+from swin.distill.objective import TargetsWithLogits
+from swin.distill.teacher import LoadedModel
 from swin.engine.checkpoint import write_checkpoint
 from swin.errors import CheckpointError, ConfigError
 from swin.losses import make_loss
@@ -32,18 +32,24 @@ def make_student(**changes) -> SwinTransformer:
     return SwinTransformer(**{**options, "num_classes": len(CLASSES), "drop_path_rate": 0.0, **changes})
 
 
-def found_of(model, *, size=32, mean=GIVEN.mean_C11, std=GIVEN.std_C11, channels=3, classes=CLASSES) -> Found:
-    def look(images):
+def found_of(model, *, size=32, mean=GIVEN.mean_C11, std=GIVEN.std_C11, channels=3, classes=CLASSES) -> LoadedModel:
+    def forward_with_map(images):
         features = model.forward_features(images)
         return model.classify(features), features.permute(0, 3, 1, 2)
 
     resize = EvalResize(img_size=size, crop=False, interpolation="bicubic")
-    return Found(
-        "a.pth", model, look, resize, Normalise(mean.flatten().tolist(), std.flatten().tolist()), channels, classes
+    return LoadedModel(
+        "a.pth",
+        model,
+        forward_with_map,
+        resize,
+        Normalise(mean.flatten().tolist(), std.flatten().tolist()),
+        channels,
+        classes,
     )
 
 
-def make_teacher(found: Found | None = None, *, given=GIVEN, classes=CLASSES) -> Teacher:
+def make_teacher(found: LoadedModel | None = None, *, given=GIVEN, classes=CLASSES) -> Teacher:
     return Teacher(found or found_of(make_student(embed_dim=16)), given=given, classes=classes)
 
 
@@ -111,7 +117,7 @@ def test_the_parts_are_weighed(kind, features):
     expected = 0.7 * nn.functional.cross_entropy(logits, labels, reduction="none") + 0.3 * lesson
     if features:
         maps = teacher.model.forward_features(images).permute(0, 3, 1, 2)
-        expected = expected + 0.7 * map_loss(objective.beside(student.forward_features(images)), maps)
+        expected = expected + 0.7 * map_loss(objective.auxiliary(student.forward_features(images)), maps)
     torch.testing.assert_close(losses, expected)
 
 
@@ -173,7 +179,7 @@ def test_a_table_is_read_by_the_numbers_of_the_images():
     images, labels = draw(2, 3, 32, 32).float(), torch.tensor([1, 3])
     prepare = objective.prepare(lambda *_: (images, labels))
     given, targets = prepare(batch, torch.device("cpu"), 0)
-    assert isinstance(targets, Taught)
+    assert isinstance(targets, TargetsWithLogits)
     assert given is images
     teacher.model = None  # is not asked
     losses = objective(student, images, targets, None)
@@ -188,10 +194,10 @@ def test_the_projection_draws_nothing_from_the_process(tmp_path):
     state = torch.random.get_rng_state()
     one, other = (make_objective(student, teacher, features=1.0) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(one.beside.weight, other.beside.weight)
-    nn.init.ones_(one.beside.weight)
+    assert torch.equal(one.auxiliary.weight, other.auxiliary.weight)
+    nn.init.ones_(one.auxiliary.weight)
     other.load_state_dict(one.state_dict(), tmp_path)
-    assert torch.equal(one.beside.weight, other.beside.weight)
+    assert torch.equal(one.auxiliary.weight, other.auxiliary.weight)
 
 
 def test_a_run_goes_on_with_its_own_teacher_alone(tmp_path):
@@ -236,7 +242,7 @@ def test_a_run_and_bare_weights_with_a_config_are_teachers(tmp_path):
     yaml.write_text(dump_config(cfg))
     for each in (found, open_teacher(str(bare), str(yaml))):
         assert each.resize.size == (32, 32)
-        logits, maps = each.look(images)
+        logits, maps = each.forward_with_map(images)
         assert torch.equal(each.model(images), model(images))
         assert torch.equal(logits, model(images))
         assert torch.equal(maps, model.forward_features(images).permute(0, 3, 1, 2))
@@ -260,7 +266,7 @@ def test_a_model_of_timm_is_a_teacher(tmp_path, name, channels):
         found = open_teacher(f"timm:{name}:{tmp_path / file}")
         assert (found.channels, found.resize.size, found.normalise.mean_C11.numel()) == (channels, size, channels)
         teacher = Teacher(found, given=found.normalise, classes=CLASSES)
-        logits, maps = teacher.study(images)
+        logits, maps = teacher.forward_with_map(images)
         torch.testing.assert_close(logits, model(images))
         assert torch.equal(teacher(images), model(images))
         assert maps.shape == (2, teacher.count_features(), *maps.shape[2:])
@@ -289,7 +295,7 @@ def test_a_model_of_torchvision_is_a_teacher(tmp_path):
         found = open_teacher(f"torchvision:{name}:{tmp_path / 'a.pth'}")
         assert (found.resize.size, found.resize.crop, found.channels) == ((224, 224), True, 3)
         teacher = Teacher(found, given=found.normalise, classes=CLASSES)
-        logits, maps = teacher.study(images)
+        logits, maps = teacher.forward_with_map(images)
         assert torch.equal(logits, model(images))
         assert torch.equal(teacher(images), logits)
         assert teacher.count_features() == maps.shape[1]
@@ -320,14 +326,17 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("library", ["timm:test_resnet", "torchvision:resnet18"])
-def test_weights_that_cannot_be_downloaded_are_said_to_be_wanted_as_a_file(monkeypatch, library):
+def test_weights_that_cannot_be_downloaded_are_said_to_be_wanted_as_a_file(monkeypatch, tmp_path, library):
     def refuse(*args, **options):
-        raise OSError("no network")
+        raise TypeError("no img_size") if "img_size" in options else OSError("no network")
 
+    yaml = tmp_path / "small.yaml"
+    yaml.write_text("DATA: {IMG_SIZE: 64}\n")
     monkeypatch.setattr(timm, "create_model", refuse)
     monkeypatch.setattr(torchvision.models, "get_model", refuse)
-    with pytest.raises(CheckpointError, match=r"cannot be had \(no network\).*give its weights as a file"):
-        open_teacher(library)
+    for config in ("", str(yaml)):
+        with pytest.raises(CheckpointError, match=r"cannot be had \(no network\).*give its weights as a file"):
+            open_teacher(library, config)
 
 
 TAUGHT = ["TRAIN.DISTILL.TEACHER", "a.pth"]

@@ -13,11 +13,12 @@ from swin.config import flatten, load_config
 from swin.engine.checkpoint import read_checkpoint, write_checkpoint
 from swin.engine.precision import Precision
 from swin.engine.schema import check_content
+from swin.engine.step import StepTotals, train_step
 from swin.errors import CheckpointError, ConfigError
 from swin.library_optim import ScheduleFreeAverage
 from swin.models import SwinTransformer
 from swin.optim import make_optimizer, set_lr, step_if
-from tests.updates import make_state
+from tests.updates import make_state, updates
 
 # Of the names in timm's list, beginnings of those that the messages refuse.
 REFUSED = ("adafactorbv", "cadafactorbv", "adahessian", "bnb", "fused", "kron")
@@ -242,8 +243,14 @@ def test_schedule_free_evaluates_and_saves_its_average_without_changing_a_bit():
 def test_schedule_free_is_built_with_its_average():
     options = ["TRAIN.OPTIMIZER.NAME", "schedulefree", "TRAIN.LR_SCHEDULER.NAME", "constant"]
 
-    state = make_state(torch.device("cpu"), Precision("cpu", None), *options)
+    state = make_state(torch.device("cpu"), Precision("cpu", None), *options, lesson={"features": 0.5})
     assert isinstance(state.ema, ScheduleFreeAverage)
+    # What is trained besides the model has an average, too, and no bit of it is changed either.
+    for step in range(3):
+        train_step(state, step, updates(), 0.01, StepTotals(torch.device("cpu")), [])
+    before = weights(state.network)
+    state.state_dict()
+    assert_same(weights(state.network), before)
 
 
 @pytest.mark.parametrize(
