@@ -1,7 +1,7 @@
 """Optimizers of other libraries, with the groups of `swin.optim`: timm's, and schedule-free AdamW."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,11 @@ from swin.errors import ConfigError
 SCHEDULE_FREE, TIMM = "schedulefree", "timm:"
 # What these optimizers count in a group of parameters rather than for each: progress, not settings.
 GROUP_COUNTERS = ("step", "k", "weight_sum", "lr_max", "scheduled_lr")
+# Arguments of timm's factory that say what the groups here say.
+_OF_GROUPS = {
+    *("filter_bias_and_bn", "fallback_list", "fallback_no_weight_decay", "param_group_fn"),
+    *("layer_decay", "layer_decay_min_scale", "layer_decay_no_opt_scale"),
+}
 # Beginnings of the names in timm's list that are not offered, and why.
 _REFUSED = {
     **dict.fromkeys(("adafactorbv", "cadafactorbv"), "its state holds more than tensors and numbers; adafactor can be"),
@@ -57,16 +62,19 @@ def make_library_optimizer(
         settings |= {"betas": betas, "eps": eps, "warmup_steps": 0}
     else:
         make, settings["opt"] = _find_timms(name), name.removeprefix(TIMM)
-    if taken := sorted({*settings, "params", "fused"} & arguments.keys()):
+    if taken := sorted({*settings, *_OF_GROUPS, "params", "fused"} & arguments.keys()):
         raise ConfigError(
-            f"TRAIN.OPTIMIZER.ARGS: {taken[0]} of {name} is not set there. Rates, warm-up and weight decay are keys of "
-            "TRAIN, betas and eps of schedulefree are TRAIN.OPTIMIZER.BETAS and EPS, and only adamw, sgd and muon are "
-            "fused."
+            f"TRAIN.OPTIMIZER.ARGS: {taken[0]} of {name} is not set there. Rates, warm-up, weight decay and the decay "
+            "of rates by layer are keys of TRAIN, betas and eps of schedulefree are TRAIN.OPTIMIZER.BETAS and EPS, and "
+            "only adamw, sgd and muon are fused."
         )
     try:
+        device = next(parameter.device for group in groups for parameter in group["params"])
+        _try_updates(lambda parameters: make(parameters, **{**settings, "lr": 1e-3}, **arguments), device)
         optimizer: torch.optim.Optimizer = make(groups, **settings, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"TRAIN.OPTIMIZER.ARGS: {name} does not take {dict(arguments)}: {error}") from None
+    except Exception as error:  # a library refuses in ways of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"TRAIN.OPTIMIZER.ARGS: {name} does not take {dict(arguments)}: {reason}") from None
     if optimizer.defaults.get("corrected_weight_decay"):
         raise ConfigError(
             f"TRAIN.OPTIMIZER.NAME {name} corrects the weight decay by the rate that it is made with, and rates here "
@@ -75,6 +83,20 @@ def make_library_optimizer(
     if name == SCHEDULE_FREE:
         optimizer.train()  # type: ignore[attr-defined]
     return optimizer
+
+
+def _try_updates(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], device: torch.device) -> None:
+    """Update a few parameters of their own twice: most optimizers read their arguments only then."""
+    parameters = [nn.Parameter(torch.ones(shape, device=device)) for shape in ((4, 4), (4,))]
+    optimizer = make(parameters)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        raise ValueError("its updates are not finite")
 
 
 def _find_schedule_free() -> Any:

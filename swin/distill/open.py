@@ -64,7 +64,10 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> LoadedM
         raise _unknown(source, "timm", name, timm.list_models())
     options: dict[str, Any] = {"pretrained": not file}
     weights = _read_state(file) if file else {}
-    about = timm.get_pretrained_cfg(name)
+    try:
+        about = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # of a wrong tag
+        raise _unavailable(source, error) from None
     for option, layer, axis in (
         ("num_classes", about and about.classifier, 0),
         ("in_chans", about and about.first_conv, 1),
@@ -74,11 +77,8 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> LoadedM
             options[option] = tensor.shape[axis]
     sized = {"img_size": cfg.DATA.IMG_SIZE} if cfg else {}
     try:
-        try:
-            model: Any = timm.create_model(name, **options, **sized)
-        except TypeError:  # a model that takes images of any size
-            model = timm.create_model(name, **options)
-    except Exception as error:  # of a network, a server, a cache or a wrong tag
+        model = _create_timms(name, options, sized)
+    except Exception as error:  # of a network, a server, a cache, a wrong tag or an image size
         raise _unavailable(source, error) from None
     _load(model, weights, source)
     data = resolve_model_data_config(model)
@@ -94,6 +94,15 @@ def _open_timm(source: str, name: str, file: str, cfg: Config | None) -> LoadedM
         return model.forward_head(features), maps[-1]
 
     return LoadedModel(source, model, forward_with_map, resize, normalise, channels, None)
+
+
+def _create_timms(name: str, options: Mapping[str, Any], sized: Mapping[str, Any]) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, **options, **sized)
+    except TypeError:  # a model that takes images of any size
+        return timm.create_model(name, **options)
 
 
 def _open_torchvision(source: str, name: str, file: str, cfg: Config | None) -> LoadedModel:
@@ -169,13 +178,14 @@ def _interpolation(name: str) -> str:
 
 def _unknown(source: str, library: str, name: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(name, list(known), n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    hint = (
+        f"; did you mean {' or '.join(near)}?" if near else f"; expected {library}:NAME[:FILE], as {library}:resnet18."
+    )
     return ConfigError(f"TRAIN.DISTILL.TEACHER is {source}, and {library} has no model {name!r}{hint}")
 
 
 def _unavailable(source: str, error: Exception) -> CheckpointError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return CheckpointError(
-        f"the teacher {source} cannot be had ({reason}). Without a network, give its weights as a file: "
-        f"{source.partition(':')[0]}:NAME:FILE."
-    )
+    library, _, rest = source.partition(":")
+    advice = f" Without a network, give its weights as a file: {library}:NAME:FILE." if ":" not in rest else ""
+    return CheckpointError(f"the teacher {source} cannot be had ({reason}).{advice}")

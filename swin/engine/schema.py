@@ -102,7 +102,8 @@ def _is_group(group: Any) -> bool:
         case {"params": list(keys)}:
             # The least is that of lr_max at the beginning.
             is_counted = all(_is_count(group[name], -1) for name in GROUP_COUNTERS if name in group)
-            is_momentum = _is_number(group.get("momentum", 0.0), 0.0, 1.0)
+            # A library's takes any.
+            is_momentum = "optimizer" in group or _is_number(group.get("momentum", 0.0), 0.0, 1.0)
             return all(type(key) is int for key in keys) and is_momentum and is_counted
     return False
 

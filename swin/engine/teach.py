@@ -98,9 +98,12 @@ def _write(path: Path, predictions: object) -> None:
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:
     try:
-        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        table: object = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
         raise DataError(f"the teacher's logits in {path} cannot be read ({error}); remove the file.") from None
-    if table.shape != shape or table.dtype.kind != "f":
-        raise DataError(f"the teacher's logits in {path} are {table.shape}, expected {shape}; remove the file.")
+    if not isinstance(table, np.ndarray) or table.shape != shape or table.dtype.kind != "f":
+        found = f"{table.dtype} {table.shape}" if isinstance(table, np.ndarray) else "no table"
+        raise DataError(f"the teacher's logits in {path} are {found}, expected float {shape}; remove the file.")
+    if (table.max(axis=1) != 0).any() or not np.isfinite(table.min()):
+        raise DataError(f"the teacher's logits in {path} are damaged: a row is not as it was written; remove the file.")
     return table

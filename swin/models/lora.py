@@ -33,6 +33,8 @@ def add_adapters(model: SwinTransformer, *, rank: int, alpha: int, modules: Sequ
         if not any(fnmatchcase(name, pattern) for name in linear):
             raise ConfigError(f"MODEL.LORA.MODULES: {pattern!r} names no linear layer, such as {linear[0]}.")
     chosen = [name for name in linear if any(fnmatchcase(name, pattern) for pattern in modules)]
+    if not chosen:
+        raise ConfigError(f"MODEL.LORA.MODULES is empty: name linear layers, such as {linear[0]}, or set RANK to 0.")
     kept = [parameter for parameter in model.head.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

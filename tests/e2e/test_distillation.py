@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from swin.engine.teach import _read
+from swin.errors import DataError
 from tests.conftest import CLASSES
 from tests.e2e.test_resume import stop_at
 
@@ -92,6 +94,21 @@ def test_a_table_is_written_once_and_read_by_other_runs(runner, teacher, monkeyp
     file.write_bytes(file.read_bytes()[:-8])
     assert runner("three", "--opts", *teacher, *CACHED) == 2
     assert "remove the file" in runner.text()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.0])
+def test_a_damaged_table_is_refused(tmp_path, value):
+    table = np.array([[0.0, -1.0], [-2.0, 0.0]], np.float32)
+    np.save(tmp_path / "table.npy", table)
+    assert np.array_equal(_read(tmp_path / "table.npy", (2, 2)), table)
+    table[1, 0] = value
+    np.save(tmp_path / "table.npy", table)
+    with pytest.raises(DataError, match=r"are damaged: .*; remove the file"):
+        _read(tmp_path / "table.npy", (2, 2))
+    with (tmp_path / "table.npy").open("wb") as file:
+        np.savez(file, table)
+    with pytest.raises(DataError, match=r"are no table, expected float \(2, 2\); remove the file"):
+        _read(tmp_path / "table.npy", (2, 2))
 
 
 def test_what_is_in_a_table_is_what_the_teacher_says(runner, teacher, shapes):

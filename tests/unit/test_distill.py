@@ -308,6 +308,8 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path):
         open_teacher("timm:resnet188")
     with pytest.raises(ConfigError, match="torchvision has no model 'resnet19'; did you mean"):
         open_teacher("torchvision:resnet19")
+    with pytest.raises(ConfigError, match=r"timm has no model ''; expected timm:NAME\[:FILE\], as timm:resnet18"):
+        open_teacher("timm:")
     with pytest.raises(CheckpointError, match=r"absent\.pth does not exist"):
         open_teacher(f"timm:test_resnet:{tmp_path / 'absent.pth'}")
     with pytest.raises(CheckpointError, match=r"absent\.pth does not exist"):
@@ -318,6 +320,8 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path):
     torch.save({"state_dict": {"a": torch.full((2,), torch.nan)}}, tmp_path / "nan.pth")
     with pytest.raises(CheckpointError, match="is damaged: a has NaN"):
         open_teacher(f"timm:test_resnet:{tmp_path / 'nan.pth'}")
+    with pytest.raises(CheckpointError, match=r"cannot be had \(Invalid pretrained tag \(nope\) for test_vit\)\.$"):
+        open_teacher(f"timm:test_vit.nope:{tmp_path / 'vit.pth'}")
     mobile = torchvision.models.mobilenet_v2(num_classes=5)
     torch.save(mobile.state_dict(), tmp_path / "mobile.pth")
     found = open_teacher(f"torchvision:mobilenet_v2:{tmp_path / 'mobile.pth'}")

@@ -121,8 +121,8 @@ def test_a_real_run_evaluates_as_often_and_is_left_alone(runner):
 def test_digits_are_estimated_in_words(capsys, tmp_path):
     assert main(["--cfg", "swin_digits", "--updates", "5", "--device", "cpu", "--opts", "TRAIN.PATIENCE", "3"]) == 0
     out = capsys.readouterr().out
-    assert "swin_digits: 80 epochs of 1,437 images, 48 an update, on cpu" in out
-    assert "16 evaluations" in out
+    assert "swin_digits: 12 epochs of 1,437 images, 48 an update, on cpu" in out
+    assert "4 evaluations" in out
     assert "95% of 5 parts" in out
     assert "less where TRAIN.PATIENCE ends the run early" in out
     assert not list(tmp_path.iterdir())

@@ -169,6 +169,12 @@ def test_what_cannot_be_used_is_refused_with_a_reason(name, words):
     [
         ("timm:lion", {"betos": [0.9, 0.99]}, "does not take .*betos"),
         ("timm:lion", {"betas": [0.9, 2.0]}, "does not take"),
+        ("timm:lion", {"betas": [0.9]}, "does not take .*list index out of range"),
+        ("timm:lamb", {"max_grad_norm": "all"}, "does not take .*unsupported operand"),
+        ("timm:adamw", {"differentiable": True}, "does not take .*in-place operation"),
+        ("timm:adamw", {"layer_decay": 0.5}, "layer_decay of timm:adamw is not set there"),
+        ("schedulefree", {"r": "much"}, "does not take .*unsupported operand"),
+        ("schedulefree", {"r": float("inf")}, "does not take .*its updates are not finite"),
         ("timm:lion", {"lr": 0.1}, "lr of timm:lion is not set there"),
         ("timm:adamw", {"fused": True}, "only adamw, sgd and muon are fused"),
         ("schedulefree", {"warmup_steps": 3}, "warmup_steps of schedulefree is not set there"),
@@ -204,6 +210,13 @@ def damage(content, what):
     else:
         optimizer["param_groups"][0]["step"] = torch.tensor(torch.nan)
     return content
+
+
+def test_a_momentum_that_is_no_share_does_not_make_a_checkpoint_unreadable():
+    model = make_model()
+    optimizer = make(model, "timm:sgd", arguments={"momentum": 1.5})
+    train(model, optimizer, range(2))
+    check_content(make_content(model, optimizer, 2), "last.pth")
 
 
 @pytest.mark.parametrize("what", ["no state", "a text", "no count"])

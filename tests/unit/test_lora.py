@@ -97,6 +97,8 @@ def test_what_is_frozen_stays_so():
 def test_what_cannot_be_done_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"'layers.9.\*' names no linear layer"):
         adapt(make_model(), modules=["layers.9.*"])
+    with pytest.raises(ConfigError, match="MODULES is empty"):
+        adapt(make_model(), modules=[])
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"swin-trainer\[lora\]"):
         adapt(make_model())

@@ -35,12 +35,12 @@ def test_several_recipes_are_drawn_in_one_picture(tmp_path, capsys):
     output = tmp_path / "new" / "plot.png"
     assert main(["--cfg", "swin_digits", "--cfg", "swin_flowers", "--images", "2000", "--output", str(output)]) == 0
     text = capsys.readouterr().out
-    assert "swin_digits: 2,000 images, 48 an update, 42 updates an epoch, 3360 in all" in text
-    assert "first 1e-06, peak 0.005 at update 210, last 1e-05" in text
+    assert "swin_digits: 2,000 images, 48 an update, 42 updates an epoch, 504 in all" in text
+    assert "first 1e-06, peak 0.03 at update 50, last 1e-05" in text
     assert f"{output}, with its numbers in {tmp_path / 'new' / 'plot.json'}" in text
     digits, flowers = json.loads(output.with_suffix(".json").read_text())["schedules"]
-    assert (digits["updates_per_epoch"], digits["warmup_updates"], flowers["images"]) == (42, 210, 2000)
-    assert len(digits["lr_by_epoch"]) == 81
+    assert (digits["updates_per_epoch"], digits["warmup_updates"], flowers["images"]) == (42, 50, 2000)
+    assert len(digits["lr_by_epoch"]) == 13
     assert digits["weight_decay"] == pytest.approx(0.05)
     colours = np.unique(np.asarray(Image.open(output).convert("RGB")).reshape(-1, 3), axis=0)
     assert len(colours) > 20
