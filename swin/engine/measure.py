@@ -80,8 +80,8 @@ def time_training(trainer: Trainer, seconds: float, *, phase: Phase | None = Non
     """Train on the run's own batches for about so many seconds, after a warm-up of half as long; see `kept`.
 
     What is timed begins where an epoch does: then workers have read nothing ahead, and what they read ahead later they
-    read in the time that is measured. These are whole epochs where these are short, else the end of one. The main process
-    decides for all; all call it together.
+    read in the time that is measured. These are whole epochs where they are short, else the end of one. The main
+    process decides for all; all call it together.
 
     Args:
         trainer: The run; its weights, moments and averages change.

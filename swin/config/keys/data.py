@@ -72,7 +72,7 @@ DATA = {
     "IMG_SIZE_SCHEDULE": Key([], "[phase]", is_new=True).means("""
         Smaller training images in parts of the run, which learns faster there: pairs [share of the run, size] in order,
         as [[0.5, 112], [0.25, 160]]: half of the run at 112 pixels, then a quarter at 160, then the rest at IMG_SIZE; a
-        size may be [height, width]. It changes at starts of epochs. Batches grow by the pixels that images lack, to an
-        epoch at most, and learning rates follow them by TRAIN.LR_SCALING unless LR_REFERENCE_BATCH is 0. Evaluation is
-        at IMG_SIZE throughout."""),
+        size may be [height, width]. It changes at starts of epochs. As images shrink, batches grow by the ratio of
+        pixels, rounded down to a quarter, and to an epoch at most. Learning rates follow them by TRAIN.LR_SCALING
+        unless LR_REFERENCE_BATCH is 0. Evaluation is at IMG_SIZE throughout."""),
 }

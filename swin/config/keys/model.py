@@ -60,7 +60,8 @@ MODEL = {
         Fine-tuning: train low-rank adapters of this rank (arXiv 2106.09685) and the head, and nothing else; 0 for none.
         8 is usual. Needs `pip install "swin-trainer[lora]"`. What reads the checkpoint sees the plain model."""),
     "LORA.ALPHA": Key(16, between="[1, 1e6]", is_new=True).means("""
-        Adapters add ALPHA / RANK of their product: twice as much works as a rate of about twice as much."""),
+        What adapters add to a matrix, the product of their two, is multiplied by ALPHA / RANK: doubling ALPHA acts
+        about as doubling the adapters' learning rate."""),
     "LORA.MODULES": Key(["*.attn.*", "*.mlp.*"], is_new=True).means("""
         Patterns for names of the linear layers that get adapters, as `["*.attn.qkv"]`."""),
     **{f"SWIN.{name}": key for name, key in SWIN.items()},

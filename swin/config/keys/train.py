@@ -113,8 +113,8 @@ TRAIN = {
     "OPTIMIZER.EPS": Key(1e-8, between="(0, inf)").means("""
         adamw, muon and schedulefree: added to the denominator of adamw."""),
     "OPTIMIZER.BETAS": Key((0.9, 0.999), between="[0, 1)", length=2).means("""
-        adamw, muon where it is that, and schedulefree: decay of the two moments; schedulefree's first is how near the
-        weights that gradients are taken at are to the average."""),
+        adamw, muon where it is that, and schedulefree: decay of the two moments. schedulefree has no first moment:
+        there it is the share of the average in the weights at which gradients are taken."""),
     "OPTIMIZER.MUON_MOMENTUM": Key(0.95, between="[0, 1)", is_new=True).means("muon: momentum of the matrices."),
     "OPTIMIZER.MOMENTUM": Key(0.9, between="[0, 1)").means("sgd: momentum."),
     "EMA.ENABLE": Key(False, is_new=True).means("""
@@ -122,10 +122,10 @@ TRAIN = {
     "EMA.DECAY": Key(0.9999, between="[0, 1)", is_new=True).means("""
         Decay of the average: 0.9999 averages over about 10,000 updates, so short runs want less."""),
     "DISTILL.TEACHER": Key("", is_path=True, is_new=True).means("""
-        A trained model that the model learns from, on the same classes: what --pretrained takes, or timm:NAME[:FILE] or
-        torchvision:NAME[:FILE], a model of that library with the weights of a file, or with its own, which are
-        downloaded. It sees the student's images at its own size, mean and deviation, in the student's number format
-        (bf16 where the hardware has it). "" for none."""),
+        Distillation: a trained model that the model learns from, on the same classes: what --pretrained takes, or
+        timm:NAME[:FILE] or torchvision:NAME[:FILE], a model of that library with the weights of a file, or with its
+        own, which are downloaded. It sees the student's images at its own size, mean and deviation, in the student's
+        number format (bf16 where the hardware has it). "" for none."""),
     "DISTILL.CONFIG": Key("", is_path=True, is_new=True).means("""
         YAML file for a teacher whose weight file does not say how it is built and what images it takes (DATA.IMG_SIZE,
         MEAN, STD); of timm's and torchvision's models the latter alone."""),
