@@ -34,8 +34,8 @@ def build_objective(job: Job, model: SwinTransformer, data: Data) -> Objective:
     fold = "" if cfg.DATA.FOLD is None else f" of fold {cfg.DATA.FOLD}"
     found = job.dist.on_all(f"teacher{fold}", lambda: open_teacher(how.TEACHER, how.CONFIG))
     teacher = Teacher(found, given=data.normalise, classes=data.classes).to(device)
-    lesson = "top class" if how.KIND == "hard" else f"logits at temperature {how.TEMPERATURE:g}"
-    features = f", its last feature map weighs {how.FEATURES:g}" if how.FEATURES else ""
+    lesson = "top class" if how.KIND == "hard" else f"softmax at temperature {how.TEMPERATURE:g}"
+    features = f", its last feature map {how.FEATURES:g}" if how.FEATURES else ""
     job.logger.info(
         f"teacher {teacher.name}: {count_parameters(teacher.model):,} parameters, sees images of "
         f"{' x '.join(map(str, teacher.resize.size))}; its {lesson} weighs {how.ALPHA:g}{features}"

@@ -120,7 +120,8 @@ def test_ranks_share_each_update(count: int, world_size: int) -> None:
     for number, batch in enumerate(whole):
         together = [rank[number] for rank in ranks]
         assert [label for part in together for label in part.labels[: part.num_valid].tolist()] == batch.labels.tolist()
-        assert {part[5:] for part in together} == {batch[5:]}
+        assert {part[5:-1] for part in together} == {batch[5:-1]}
+        assert all(list(part.indices) == part.labels.tolist() for part in (*together, batch))
         assert all(len(part.labels) == max(part.num_valid, 1) for part in together)
     assert {len(rank) for rank in ranks} == {len(whole)}
 
@@ -189,6 +190,7 @@ def test_unreadable_images_may_be_replaced_by_the_next(tmp_path: Path, num_worke
     for epoch in range(2):
         batches = list(loader.epoch(epoch))
         assert sorted(valid_labels(batches)) == sorted([0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 10, 0])
+        assert all(list(batch.indices) == batch.labels.tolist() for batch in batches)  # of those that were taken
         reasons = {reason.split(":")[0] for batch in batches for reason in batch.failures}
         assert reasons == {f"{tmp_path}/{n}.png" for n in (3, 4, 11)}
 
