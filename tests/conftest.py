@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 import main
+
+settings.register_profile("unhurried", deadline=None)  # how long an example takes says more of the machine than of it
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("circle", "cross", "stripes")
