@@ -138,7 +138,8 @@ class ScheduleFreeAverage:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Give the model the average inside a `with` block, and its own weights back after it."""
-        parameters = list(model.parameters())
+        # What is trained beside the model is turned, too.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         kept = [parameter.detach().clone() for parameter in parameters]
         self.optimizer.eval()
         try:
