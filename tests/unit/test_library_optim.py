@@ -201,19 +201,6 @@ def test_a_state_of_another_optimizer_is_refused(saved, other):
         make(nn.Linear(3, 2), other).load_state_dict(optimizer.state_dict())
 
 
-def test_the_average_leaves_what_is_trained_beside_a_model_as_it_is():
-    torch.manual_seed(0)
-    model, beside = nn.Linear(3, 2), nn.Linear(30, 20)
-    optimizer = make(model, "schedulefree", beside=beside, lr=0.1)
-    for step in range(5):
-        for parameter in (*model.parameters(), *beside.parameters()):
-            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
-        step_if(optimizer, torch.tensor(True))
-    before = weights(model), weights(beside)
-    ScheduleFreeAverage(optimizer, model).state_dict()
-    assert_same((weights(model), weights(beside)), before)
-
-
 def damage(content, what):
     optimizer = content["optimizer"]
     if what == "no state":
