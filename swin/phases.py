@@ -1,6 +1,8 @@
 """The phases of a run: in each of them training images have one size, and batches grow as images shrink."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from swin.config import Config
@@ -28,8 +30,10 @@ class Phases:
 
     def of_epoch(self, epoch: int) -> Phase:
         """Return the phase in which an epoch's first sample lies; that of the last one after the run's end."""
-        done = epoch * self.num_samples / self.total_samples + _ROUNDING
-        return [phase for phase in self.phases if phase.begin <= done][-1]
+        return [phase for phase in self.phases if phase.begin <= self._share(epoch)][-1]
+
+    def _share(self, epoch: int) -> float:
+        return epoch * self.num_samples / self.total_samples + _ROUNDING
 
     def of_update(self, update: float) -> Phase:
         """Return the phase of an update, perhaps broken, of `total_batch` samples."""
@@ -37,18 +41,18 @@ class Phases:
 
     def spans(self) -> list[tuple[range, Phase]]:
         """Return the epochs of each phase that has any."""
-        by_phase: dict[Phase, list[int]] = {}
-        for epoch in range(-(-self.total_samples // self.num_samples)):
-            by_phase.setdefault(self.of_epoch(epoch), []).append(epoch)
-        return [(range(epochs[0], epochs[-1] + 1), phase) for phase, epochs in by_phase.items()]
+        epochs = range(-(-self.total_samples // self.num_samples))
+        firsts = [bisect_left(epochs, phase.begin, key=self._share) for phase in self.phases]
+        spans = [epochs[first:end] for first, end in pairwise([*firsts, len(epochs)])]
+        return [(span, phase) for span, phase in zip(spans, self.phases, strict=True) if span]
 
     def count_updates(self, total_batch: int) -> int:
         """Return the updates of the whole run, of so many samples before they grow."""
         count = 0
         for epochs, phase in self.spans():
-            size = grow_batch(total_batch, phase.growth)
-            for epoch in epochs:
-                count += -(-min(self.num_samples, self.total_samples - epoch * self.num_samples) // size)
+            size, end = grow_batch(total_batch, phase.growth), min(self.total_samples, epochs.stop * self.num_samples)
+            whole, rest = divmod(end - epochs.start * self.num_samples, self.num_samples)
+            count += whole * -(-self.num_samples // size) - (-rest // size)
         return count
 
 
