@@ -50,9 +50,9 @@ class Phases:
         """Return the updates of the whole run, of so many samples before they grow."""
         count = 0
         for epochs, phase in self.spans():
-            size = grow_batch(total_batch, phase.growth)
-            for epoch in epochs:
-                count += -(-min(self.num_samples, self.total_samples - epoch * self.num_samples) // size)
+            size, end = grow_batch(total_batch, phase.growth), min(self.total_samples, epochs.stop * self.num_samples)
+            whole, rest = divmod(end - epochs.start * self.num_samples, self.num_samples)
+            count += whole * -(-self.num_samples // size) - (-rest // size)
         return count
 
 

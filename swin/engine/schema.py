@@ -15,7 +15,7 @@ from swin.library_optim import GROUP_COUNTERS
 from swin.weights.digest import is_digest, walk
 
 # Far above any run's, and far below what overflows.
-_MAX_EPOCH, _MAX_COUNT, _MAX_BATCH = 10**6, 2**53, 2**20
+_MAX_EPOCH, _MAX_COUNT, _MAX_BATCH = 10**9, 2**53, 2**20
 _PLAIN = (dict, list, tuple, str, int, float, type(None))
 
 

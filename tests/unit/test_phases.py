@@ -149,6 +149,33 @@ def test_the_updates_of_a_run_are_counted():
     assert count(1000, total_samples=3500) == 2 * 25 + 100 + 50
 
 
+@given(
+    st.lists(st.tuples(st.floats(0.01, 0.3), st.sampled_from([32, 64, 224])), max_size=3),
+    st.integers(1, 50),
+    st.integers(1, 700),
+)
+def test_spans_and_updates_are_those_of_the_epochs_one_by_one(schedule, num_samples, total_samples):
+    phases = make_phases(str([list(pair) for pair in schedule]), num_samples=num_samples, batch=4)
+    phases = replace(phases, total_samples=total_samples)
+    by_phase, count = {}, 0
+    for epoch in range(-(-total_samples // num_samples)):
+        phase = phases.of_epoch(epoch)
+        by_phase.setdefault(phase, []).append(epoch)
+        left = min(num_samples, total_samples - epoch * num_samples)
+        count += -(-left // grow_batch(6, phase.growth))
+    assert [(phase, list(span)) for span, phase in phases.spans()] == list(by_phase.items())
+    assert phases.count_updates(6) == count
+
+
+def test_a_run_of_any_length_is_described_at_once():
+    epochs = 10**13
+    phases = replace(make_phases("[[0.25, 112]]", num_samples=3), total_samples=3 * epochs)
+    lengths = [len(span) for span, _ in phases.spans()]
+    assert lengths == pytest.approx([epochs / 4, 3 * epochs / 4], rel=1e-6)
+    assert sum(lengths) == epochs
+    assert phases.count_updates(2) == 2 * epochs
+
+
 def test_each_size_has_its_transform():
     schedule = ["DATA.IMG_SIZE", "[96, 64]", "DATA.IMG_SIZE_SCHEDULE", "[[0.2, 32], [0.2, [48, 32]], [0.2, 32]]"]
     transforms = build_resized_transforms(load_config(opts=schedule))
