@@ -36,7 +36,7 @@ def test_several_recipes_are_drawn_in_one_picture(tmp_path, capsys):
     assert main(["--cfg", "swin_digits", "--cfg", "swin_flowers", "--images", "2000", "--output", str(output)]) == 0
     text = capsys.readouterr().out
     assert "swin_digits: 2,000 images, 48 an update, 42 updates an epoch, 504 in all" in text
-    assert "first 1e-06, peak 0.03 at update 50, last 1e-05" in text
+    assert "first 1e-06, peak 0.03 at update 50, last 1.04e-05" in text
     assert f"{output}, with its numbers in {tmp_path / 'new' / 'plot.json'}" in text
     digits, flowers = json.loads(output.with_suffix(".json").read_text())["schedules"]
     assert (digits["updates_per_epoch"], digits["warmup_updates"], flowers["images"]) == (42, 50, 2000)

@@ -65,7 +65,7 @@ def test_unusable_arguments(arguments, words):
 
 def test_the_decay_of_wsd_is_a_share_of_the_run():
     options = ["TRAIN.LR_SCHEDULER.NAME", "wsd", "TRAIN.LR_SCHEDULER.DECAY_SHARE", 0.5, "TRAIN.MIN_LR", 0]
-    schedule = build_schedule(load_config(opts=options), effective_batch=512, updates_per_epoch=10)
+    schedule = build_schedule(load_config(opts=options), effective_batch=512, total_updates=300 * 10)
     assert [schedule(step) for step in (200, 1500, 1875, 3000)] == pytest.approx([5e-4, 5e-4, 2.5e-4, 0.0])
 
 
