@@ -83,6 +83,18 @@ def positive(text: str) -> int:
 positive.__name__ = "whole number of at least 1"  # argparse names the type in its message
 
 
+def number_type(expected: str, is_allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    """Make a type of numbers for argparse, whose message says what is `expected` of those that are not allowed."""
+
+    def read(text: str) -> float:
+        if not is_allowed(number := float(text)):
+            raise ValueError
+        return number
+
+    read.__name__ = expected
+    return read
+
+
 def load_data_config(options: argparse.Namespace, **keys: Any) -> Config:
     """Load the config that the options of `data_parser` describe, with values of DATA; files are not kept in memory."""
     given = {"CACHE_MODE": "no", "DATA_PATH": options.data_path, **keys}

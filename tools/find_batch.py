@@ -19,7 +19,7 @@ from swin.config import Config
 from swin.distributed import select_device
 from swin.engine.measure import time_evaluation, time_saving, time_training
 from swin.errors import ConfigError
-from tools.arguments import command
+from tools.arguments import command, number_type
 from tools.start.measure import find_memory
 from tools.trial import begin_trial, load_trial, make_trial, parse_trial, peak_memory, trial_parser
 
@@ -158,19 +158,11 @@ def describe(best: int, tries: Sequence[Try], total: int, room: int) -> str:
     return "\n".join(lines)
 
 
-def _share(text: str) -> float:
-    if not 0 < (number := float(text)) <= 1:
-        raise ValueError
-    return number
-
-
-_share.__name__ = "share above 0, and 1 at most"  # argparse names the type in its message
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     """Read the command line: the tool's own options, and the run's config."""
     parser = trial_parser("find_batch", (__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--share", type=_share, default=0.85, help="of the memory that may be taken (default: 0.85)")
+    share = number_type("share above 0, and 1 at most", lambda number: 0 < number <= 1)
+    parser.add_argument("--share", type=share, default=0.85, help="of the memory that may be taken (default: 0.85)")
     return parse_trial(parser, argv)
 
 

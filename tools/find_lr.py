@@ -19,7 +19,7 @@ from swin.engine.step import train_step
 from swin.engine.trainer import Trainer
 from swin.errors import ConfigError, printable
 from swin.schedule import find_lr_factor
-from tools.arguments import command, positive
+from tools.arguments import command, number_type, positive
 from tools.pictures import plain, require, save_picture
 from tools.trial import begin_trial, endless, make_trial, parse_trial, show_warnings, trial_parser
 
@@ -181,22 +181,13 @@ def describe(facts: dict[str, Any]) -> str:
     )
 
 
-def _rate(text: str) -> float:
-    if not 0 < (number := float(text)) <= 1e6:
-        raise ValueError
-    return number
-
-
-_rate.__name__ = "learning rate above 0"  # argparse names the type in its message
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     """Read the command line: the tool's own options, and the run's config."""
     parser = trial_parser("find_lr", (__doc__ or "").split("\n\n")[0])
-    add = parser.add_argument
+    add, rate = parser.add_argument, number_type("learning rate above 0", lambda number: 0 < number <= 1e6)
     add("--updates", type=positive, default=200, metavar="N", help="of the whole test (default: 200)")
-    add("--lowest", type=_rate, default=1e-5, metavar="RATE", help="of the first update (default: 1e-5)")
-    add("--highest", type=_rate, default=10.0, metavar="RATE", help="where to end at the latest (default: 10)")
+    add("--lowest", type=rate, default=1e-5, metavar="RATE", help="of the first update (default: 1e-5)")
+    add("--highest", type=rate, default=10.0, metavar="RATE", help="where to end at the latest (default: 10)")
     add("--picture", type=Path, default=Path("find_lr.png"), metavar="FILE", help="PNG (default: find_lr.png)")
     options, cfg = parse_trial(parser, argv)
     if options.updates < 20:

@@ -16,10 +16,9 @@ import torch
 from data.build import open_sets
 from swin.config import Config, load_config
 from swin.create import build_model
-from swin.engine.progress import Progress
+from swin.engine.progress import Progress, lay_out
 from swin.optim import parameter_groups
-from swin.phases import build_phases
-from swin.schedule import build_schedule, count_warmup_steps
+from swin.schedule import count_warmup_steps
 from tools.arguments import command, positive
 from tools.pictures import plain, require, save_picture
 
@@ -79,9 +78,7 @@ def make_plan(name: str, cfg: Config, *, num_images: int, processes: int) -> Pla
     """Work out every learning rate of a recipe on so many images and processes, as a run that begins at epoch 0."""
     total_batch = cfg.DATA.BATCH_SIZE * processes * cfg.TRAIN.ACCUMULATION_STEPS
     progress = Progress(num_images, total_batch, cfg.TRAIN.EPOCHS * num_images)
-    samples = {"num_samples": num_images, "total_samples": progress.total_samples}
-    phases = build_phases(cfg, total_batch=total_batch, **samples)
-    schedule = build_schedule(cfg, effective_batch=total_batch, total_updates=progress.total_updates, phases=phases)
+    phases, schedule = lay_out(cfg, progress)
     rates = np.array([schedule(step) for step in range(progress.total_updates)])
     return Plan(name, cfg, progress, rates, _layer_scales(cfg), phases.count_updates(total_batch))
 

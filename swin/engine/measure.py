@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from swin.batches import Batch
 from swin.distributed import from_main, gather
 from swin.engine.checkpoint import copy_to_cpu, write_checkpoint
 from swin.engine.evaluate import evaluate
@@ -19,6 +18,7 @@ from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import synchronize
 from swin.engine.trainer import Trainer
+from swin.engine.watch import timed
 from swin.phases import Phase, grow_batch
 from swin.records import temporary_path
 
@@ -112,7 +112,7 @@ def _time_updates(trainer: Trainer, phase: Phase, updates: int, epochs: int) -> 
     for number in range(progress.epoch, progress.epoch + epochs):
         waits: list[float] = []
         position = first = max(0, num_samples - updates * grow_batch(trainer.total_batch, phase.growth))
-        batches = _timed(trainer.batches.epoch(number, position, phase), waits)
+        batches = timed(trainer.batches.epoch(number, position, phase), waits.append)
         while position < num_samples:
             position = train_step(trainer.state, progress.step + next(steps), batches, trainer.lr, totals, [])
         span.images += num_samples - first
@@ -123,15 +123,6 @@ def _time_updates(trainer: Trainer, phase: Phase, updates: int, epochs: int) -> 
     synchronize(device)
     span.sec = time.perf_counter() - begin
     return span
-
-
-def _timed(batches: Iterator[Batch], waits: list[float]) -> Iterator[Batch]:
-    """Yield the same batches, and note the seconds that their consumer waits for each."""
-    begin = time.perf_counter()
-    for batch in batches:
-        waits.append(time.perf_counter() - begin)
-        yield batch
-        begin = time.perf_counter()
 
 
 def time_evaluation(trainer: Trainer, seconds: float) -> float:

@@ -3,6 +3,10 @@
 import time
 from dataclasses import dataclass
 
+from swin.config import Config
+from swin.phases import Phases, build_phases
+from swin.schedule import Schedule, build_schedule
+
 
 @dataclass
 class Progress:
@@ -77,6 +81,14 @@ class Progress:
         """Go on to the beginning of the next epoch, if the one at hand is done."""
         if self.position >= self.num_samples:
             self.epoch, self.position = self.epoch + 1, 0
+
+
+def lay_out(cfg: Config, progress: Progress) -> tuple[Phases, Schedule]:
+    """Lay a configured run out over its length and first total batch: the sizes of its images, and its rates."""
+    batch, updates = progress.total_batch, progress.total_updates
+    lengths = {"num_samples": progress.num_samples, "total_samples": progress.total_samples}
+    phases = build_phases(cfg, total_batch=batch, **lengths)
+    return phases, build_schedule(cfg, effective_batch=batch, total_updates=updates, phases=phases)
 
 
 class Stopwatch:

@@ -14,7 +14,7 @@ from swin.engine.best import begin_best
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
-from swin.engine.progress import Progress, Stopwatch
+from swin.engine.progress import Progress, Stopwatch, lay_out
 from swin.engine.resume import known_length, read_agreed
 from swin.engine.step import StepTotals, train_step
 from swin.engine.teach import build_objective
@@ -23,9 +23,7 @@ from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
 from swin.models import SwinTransformer
 from swin.optim import set_lr
-from swin.phases import build_phases
 from swin.records import encode, write_atomically
-from swin.schedule import build_schedule
 
 
 class Trainer:
@@ -64,11 +62,8 @@ class Trainer:
         self.log = UpdateLog(self.logger, self.watch, progress)
 
     def _start_at(self, progress: Progress) -> None:
-        cfg, batch, updates = self.cfg, progress.total_batch, progress.total_updates
         self.progress = progress
-        samples = {"num_samples": progress.num_samples, "total_samples": progress.total_samples}
-        self.phases = build_phases(cfg, total_batch=batch, **samples)
-        self.schedule = build_schedule(cfg, effective_batch=batch, total_updates=updates, phases=self.phases)
+        self.phases, self.schedule = lay_out(self.cfg, progress)
 
     def _find_length(self, content: Mapping[str, Any]) -> int:
         """Return the samples of the whole run, for now those of TRAIN.EPOCHS where they are not known."""

@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from swin.batches import Batch, TrainBatches
 from swin.distributed import gather
@@ -11,6 +11,15 @@ from swin.errors import DataError
 from swin.logger import Logger
 
 _WATCHED_LINES, _GREATEST_WAIT = 5, 0.1  # log lines to judge the waiting by, and the fraction of time that is too much
+
+
+def timed(batches: Iterator[Batch], note: Callable[[float], None]) -> Iterator[Batch]:
+    """Yield the same batches, and have the seconds noted that their consumer waits for each."""
+    begin = time.perf_counter()
+    for batch in batches:
+        note(time.perf_counter() - begin)
+        yield batch
+        begin = time.perf_counter()
 
 
 class DataWatch:
@@ -32,11 +41,10 @@ class DataWatch:
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the same batches, and count the time that their consumer waits for them."""
         self.waited_sec = 0.0
-        while True:
-            begin = time.perf_counter()
-            batch = next(batches)
-            self.waited_sec += time.perf_counter() - begin
-            yield batch
+        return timed(batches, self._note_wait)
+
+    def _note_wait(self, seconds: float) -> None:
+        self.waited_sec += seconds
 
     def report_failures(self) -> None:
         """Collect what was replaced on all processes; all of them call it together.

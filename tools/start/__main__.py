@@ -17,30 +17,21 @@ from swin.cpu import keep_freed_memory, num_cpus
 from swin.distributed import setup_distributed
 from swin.errors import ConfigError, printable
 from swin.records import encode, write_atomically
-from tools.arguments import command
+from tools.arguments import command, number_type
 from tools.start.choose import choose
 from tools.start.look import look_at
 from tools.start.rules import VAL_SPLIT
 from tools.start.write import as_yaml, describe_facts, describe_plan, train_command
 
 
-def _minutes(text: str) -> float:
-    if not 0 < (number := float(text)) < 1e6:
-        raise ValueError
-    return number
-
-
-_minutes.__name__ = "number of minutes above 0"  # argparse names the type in its message
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     prog = program_name("swin-start", "python -m tools.start")
     parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").split("\n\n")[0])
-    add = parser.add_argument
+    add, minutes = parser.add_argument, number_type("number of minutes above 0", lambda number: 0 < number < 1e6)
     add("--data-path", required=True, metavar="FOLDER", help="the images, in any layout that training reads")
     add("--weights", metavar="FILE", help="weights to start from, of any program; default: from scratch")
-    add("--minutes", type=_minutes, default=30.0, metavar="M", help="that training may take (default: 30)")
+    add("--minutes", type=minutes, default=30.0, metavar="M", help="that training may take (default: 30)")
     add("--output", type=Path, metavar="FILE", help="the config to write; default: the folder's name with .yaml")
     add("--force", action="store_true", help="replace the config if it is there")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
