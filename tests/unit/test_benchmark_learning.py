@@ -1,9 +1,12 @@
 """The benchmark of learning: settings in turns, whole runs, their figures."""
 
 import json
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 
+import main as program
 from swin.errors import ConfigError
 from tools.benchmark import learning
 from tools.benchmark.__main__ import main, parse_arguments
@@ -36,6 +39,21 @@ def test_settings_take_turns_with_each_seed(monkeypatch):
 def test_a_setting_without_a_name_is_refused(text):
     with pytest.raises(ConfigError, match="expected NAME=OPTIONS"):
         parse_setting(text)
+
+
+def test_an_unclosed_quote_is_refused():
+    with pytest.raises(ConfigError, match="No closing quotation; quote options as a shell takes them"):
+        parse_setting("a='x")
+
+
+def test_folds_cannot_be_compared(runner, monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, program.main(command[2:]), "", "why")
+
+    monkeypatch.setattr(learning, "subprocess", SimpleNamespace(run=run))
+    what = ["learning", "--cfg", str(runner.config), "--data-path", str(runner.data / "train"), "--device", "cpu"]
+    assert main([*what, "--seeds", "1", "--try", "a=DATA.FOLDS 2 TRAIN.EPOCHS 1"]) == 2
+    assert "set DATA.FOLDS to 0" in runner.text()
 
 
 def test_no_seeds_are_refused(capsys):

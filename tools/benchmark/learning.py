@@ -45,7 +45,10 @@ def parse_setting(text: str) -> tuple[str, list[str]]:
     name, mark, options = text.partition("=")
     if not mark or not name.strip():
         raise ConfigError(f"--try {text!r}: expected NAME=OPTIONS, as muon='TRAIN.OPTIMIZER.NAME muon'.")
-    return name.strip(), shlex.split(options)
+    try:
+        return name.strip(), shlex.split(options)
+    except ValueError as error:
+        raise ConfigError(f"--try {text!r}: {error}; quote options as a shell takes them.") from None
 
 
 def train_once(args: argparse.Namespace, options: Sequence[str]) -> dict[str, float]:
@@ -69,12 +72,26 @@ def train_once(args: argparse.Namespace, options: Sequence[str]) -> dict[str, fl
         after = os.times()
         if done.returncode:
             raise ConfigError(f"{shlex.join(options)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-        run = next(Path(folder).glob("*/run"))
-        seconds = json.loads((run / "status.json").read_text())["seconds"]
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    accuracies = [row["acc1"] for row in rows if row["kind"] == "eval"]
+        accuracies, seconds = read_run(Path(folder))
     cpu = sum(after[2:4]) - sum(before[2:4])  # of children that have ended
     return dict(zip(FIGURES, (accuracies[-1], max(accuracies), seconds, cpu), strict=True))
+
+
+def read_run(folder: Path) -> tuple[list[float], float]:
+    """Return the accuracies of all evaluations of the one run below a folder, in percent, and its seconds.
+
+    Raises:
+        ConfigError: It has none of them.
+    """
+    try:
+        (run,) = (file.parent for file in folder.rglob("metrics.jsonl"))
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        accuracies = [row["acc1"] for row in rows if row["kind"] == "eval"]
+        return accuracies, json.loads((run / "status.json").read_text())["seconds"]
+    except (ValueError, KeyError):
+        raise ConfigError(
+            "learning compares the accuracies of single runs: set DATA.FOLDS to 0, and DATA.MULTI_LABEL to False."
+        ) from None
 
 
 def summarize_rows(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
