@@ -171,7 +171,7 @@ RULES = (
         {"pretrained": NO},
         {"wanted_epochs": 60, "most_epochs": 600, "TRAIN.WARMUP_EPOCHS": 0.05},
         "small sets are learned in many passes; a twentieth of them to warm up",
-        "measured: swin_flowers has 100 epochs, swin_digits 80, both 5 of warm-up",
+        "measured: swin_flowers has 100 epochs, 5 of them warm-up",
     ),
     Rule(
         {"pretrained": NO, "images": above(20_000)},
