@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from data.archives import fill_caches
@@ -84,9 +85,9 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
     prepare = build_prepare(cfg, len(sets.classes))
     train, transform = sets.train, build_eval_pixels(cfg, keep_border=keep_border)
 
-    def view(resize: EvalResize) -> EvalLoader:
+    def view(resize: EvalResize, part: range) -> EvalLoader:
         assert train is not None
-        return EvalLoader(train, transform=replace(transform, resize=resize), **common)
+        return EvalLoader(Subset(train, np.array(part)), transform=replace(transform, resize=resize), **common)
 
     return Data(
         classes=sets.classes,

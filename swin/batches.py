@@ -102,5 +102,5 @@ class Data:
     part: str = "val"  # which part of the data set `val` is
     test: EvalBatches | None = None  # a third part, which is kept apart until the end of a training
     test_counts: Sequence[int] = ()  # its images of each class
-    view: Callable[[EvalResize], EvalBatches] | None = None  # the training images in their own order, not augmented
+    view: Callable[[EvalResize, range], EvalBatches] | None = None  # some training images in order, not augmented
     multi_label: bool = False  # whether an image may have several labels

@@ -14,6 +14,7 @@ from swin.library_optim import GROUP_COUNTERS, is_of_library, make_library_optim
 from swin.muon import Muon
 
 NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+_THREE_IN_ONE = ("qkv.weight", "qkv.lora_B.default.weight")  # matrices of queries, keys and values, by their rows
 _NO_MATRICES = ("head.",)  # each row is a class by itself, which orthogonal updates would mix up
 
 
@@ -51,7 +52,7 @@ def parameter_groups(
         group = groups.setdefault((depth, exempt, is_matrix), new)
         group["params"].append(parameter)
         if is_matrix:
-            group["pieces"].append(3 if name.endswith("qkv.weight") else 1)
+            group["pieces"].append(3 if name.endswith(_THREE_IN_ONE) else 1)
     return list(groups.values())
 
 

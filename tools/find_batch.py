@@ -21,7 +21,7 @@ from swin.engine.measure import time_evaluation, time_saving, time_training
 from swin.errors import ConfigError
 from tools.arguments import command, number_type
 from tools.start.measure import find_memory
-from tools.trial import begin_trial, load_trial, make_trial, parse_trial, peak_memory, trial_parser
+from tools.trial import WITHOUT_BUDGET, begin_trial, load_trial, make_trial, parse_trial, peak_memory, trial_parser
 
 TRAIN_SEC, EVAL_SEC = 2.0, 0.5  # of a try, after a warm-up of updates
 _MOST_GROWTH = 8  # from a micro-batch that fits to the next that is tried, on a device where too much kills
@@ -116,7 +116,9 @@ def try_batch(others: Sequence[str], batch: int, accumulation: int, share: float
     Raises:
         SwinError: What would refuse the run itself.
     """
-    cfg = load_trial([*others, "--batch-size", str(batch), "--accumulation-steps", str(min(2, accumulation))])
+    cfg = load_trial(
+        [*others, "--batch-size", str(batch), "--accumulation-steps", str(min(2, accumulation))], opts=WITHOUT_BUDGET
+    )
     dist = begin_trial(cfg)
     if dist.device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, dist.device)
@@ -163,7 +165,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     parser = trial_parser("find_batch", (__doc__ or "").split("\n\n")[0])
     share = number_type("share above 0, and 1 at most", lambda number: 0 < number <= 1)
     parser.add_argument("--share", type=share, default=0.85, help="of the memory that may be taken (default: 0.85)")
-    return parse_trial(parser, argv)
+    return parse_trial(parser, argv, opts=WITHOUT_BUDGET)
 
 
 @command

@@ -21,7 +21,7 @@ from swin.errors import ConfigError, printable
 from swin.schedule import find_lr_factor
 from tools.arguments import command, number_type, positive
 from tools.pictures import plain, require, save_picture
-from tools.trial import begin_trial, endless, make_trial, parse_trial, show_warnings, trial_parser
+from tools.trial import WITHOUT_BUDGET, begin_trial, endless, make_trial, parse_trial, show_warnings, trial_parser
 
 _DIVERGED = 2.0  # times the lowest loss: what is a rise without return, and not noise
 _SMOOTHED_DECADES = 0.2  # standard deviation of the window that losses are averaged over, in decades of the rate
@@ -189,7 +189,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
     add("--lowest", type=rate, default=1e-5, metavar="RATE", help="of the first update (default: 1e-5)")
     add("--highest", type=rate, default=10.0, metavar="RATE", help="where to end at the latest (default: 10)")
     add("--picture", type=Path, default=Path("find_lr.png"), metavar="FILE", help="PNG (default: find_lr.png)")
-    options, cfg = parse_trial(parser, argv)
+    options, cfg = parse_trial(parser, argv, opts=WITHOUT_BUDGET)
     if options.updates < 20:
         raise ConfigError(f"--updates {options.updates} is too few to see a curve; give at least 20.")
     if options.highest <= options.lowest:

@@ -169,6 +169,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     require("matplotlib")
     for name in options.cfg:
         cfg = load_config(name, options.opts, {"DATA.DATA_PATH": options.data_path})
+        if cfg.TRAIN.MINUTES:
+            print(
+                f"warning: {name}: with TRAIN.MINUTES {cfg.TRAIN.MINUTES:g} each machine finds its own length; drawn "
+                f"over the {cfg.TRAIN.EPOCHS} of TRAIN.EPOCHS instead. python -m tools.estimate finds it.",
+                file=sys.stderr,
+            )
         num_images = count_images(cfg, options.images)
         plans.append(make_plan(Path(name).stem, cfg, num_images=num_images, processes=options.processes))
     draw(plans, options.output)

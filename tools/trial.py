@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -25,6 +26,8 @@ from swin.errors import ConfigError, printable
 from swin.logger import Logger
 from swin.run_folder import RunFolder
 
+WITHOUT_BUDGET = ("TRAIN.MINUTES", 0)  # for what does not depend on how long a run is: a budget costs time to measure
+
 
 def trial_parser(tool: str, description: str | None) -> argparse.ArgumentParser:
     """Make a parser for a tool's own options, beside which it takes all those of `main.py`."""
@@ -38,23 +41,31 @@ def trial_parser(tool: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
-def parse_trial(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config]:
+def parse_trial(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, opts: Sequence[Any] = ()
+) -> tuple[argparse.Namespace, Config]:
     """Read a tool's own options, and of all `others`, which the options keep, the config of the run; see `load_trial`.
 
     Raises:
         ConfigError: As for `main.py`, or its flags ask for something else than training.
     """
     options, others = parser.parse_known_args(argv)
-    options.others, cfg = others, load_trial(others)
-    if cfg.EVAL_MODE or cfg.THROUGHPUT_MODE:
-        raise ConfigError(f"{parser.prog} tries how a config trains: leave out --eval and --throughput.")
+    options.others, (cfg, is_dry) = others, _load(others, opts)
+    if cfg.EVAL_MODE or cfg.THROUGHPUT_MODE or is_dry:
+        raise ConfigError(f"{parser.prog} tries how a config trains: leave out --eval, --throughput and --dry-run.")
     return options, cfg
 
 
-def load_trial(words: Sequence[str]) -> Config:
-    """Load the config of a command line of `main.py`; of a cross-validation that of the first fold."""
-    cfg, _ = load_command_line(words)
-    return load_command_line(words, ("DATA.FOLD", 0))[0] if cfg.DATA.FOLDS and cfg.DATA.FOLD is None else cfg
+def load_trial(words: Sequence[str], *, opts: Sequence[Any] = ()) -> Config:
+    """Load the config of a command line of `main.py`, and of keys over it; of a cross-validation the first fold's."""
+    return _load(words, opts)[0]
+
+
+def _load(words: Sequence[str], opts: Sequence[Any]) -> tuple[Config, bool]:
+    cfg, is_dry = load_command_line(words, opts)
+    if cfg.DATA.FOLDS and cfg.DATA.FOLD is None:
+        return load_command_line(words, [*opts, "DATA.FOLD", 0])
+    return cfg, is_dry
 
 
 def begin_trial(cfg: Config) -> Distributed:

@@ -1,6 +1,8 @@
 """From a config to the teacher of a run, and to its logits of all training images where they are kept."""
 
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,16 @@ from swin.distributed import from_main
 from swin.engine.build import Job
 from swin.engine.evaluate import evaluate
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.evaluation.predictions import Predictions
+from swin.evaluation.predictions import FLOAT32_VALUES, Predictions
+from swin.logger import Logger
 from swin.losses import build_loss
 from swin.models import SwinTransformer, count_parameters
 from swin.objective import Objective
-from swin.records import make_folder, replacing
+from swin.records import make_folder, temporary_path, writing
 from swin.weights.digest import digest
 
 _NUM_COMPARED = 64  # images of which a kept table knows the pixels
+_VALUES_AT_ONCE = 1 << 26  # logits that the teacher is asked for before they are written: 128 MiB
 
 
 def build_objective(job: Job, model: SwinTransformer, data: Data) -> Objective:
@@ -61,8 +65,8 @@ def read_table(job: Job, teacher: Teacher, data: Data, what: str) -> np.ndarray:
     """
     assert data.train is not None
     assert data.view is not None
-    view, logger = data.view(teacher.resize), job.logger
     count, width = data.train.num_samples, len(data.classes)
+    view = data.view(teacher.resize, range(count))
 
     def find() -> Path:
         spread = range(0, count, -(-count // _NUM_COMPARED))
@@ -71,29 +75,67 @@ def read_table(job: Job, teacher: Teacher, data: Data, what: str) -> np.ndarray:
         return Path(job.cfg.OUTPUT or "output", "teachers", f"{key}.npy")
 
     path = from_main(find)
-    if not from_main(path.is_file):
-        result, predictions = evaluate(
-            teacher, replace(data, val=view), job.precision, job.dist, stop=job.stop, show=logger.progress
-        )
-        logger.info(f"the teacher's logits of all training images ({result}) are written to {path}")
-        from_main(lambda: _write(path, predictions))
+    if from_main(path.is_file):
+        job.logger.info(f"the teacher's logits of all training images are read from {path}")
     else:
-        logger.info(f"the teacher's logits of all training images are read from {path}")
+        _write(job, teacher, data, path, (count, width))
     return job.dist.on_all(what, lambda: _read(path, (count, width)))
 
 
-def _write(path: Path, predictions: object) -> None:
-    assert isinstance(predictions, Predictions)
-    if (logits := predictions.logits) is None:
+def _write(job: Job, teacher: Teacher, data: Data, path: Path, shape: tuple[int, int]) -> None:
+    """Ask the teacher for all images, some at a time, so that memory holds no more than these; all call it together."""
+    assert data.view is not None
+    count, width = shape
+    size, temporary, hits = max(1, _VALUES_AT_ONCE // width), temporary_path(path), 0
+    dtype = np.dtype(np.float32 if count * width <= FLOAT32_VALUES else np.float16)
+    try:
+        from_main(lambda: _begin(temporary, shape, dtype))
+        for start in range(0, count, size):
+            part = replace(data, val=data.view(teacher.resize, range(start, min(start + size, count))))
+            done = start // job.dist.world_size
+            show = partial(_show_part, job.logger, done, count // job.dist.world_size)
+            result, table = evaluate(teacher, part, job.precision, job.dist, stop=job.stop, show=show)
+            from_main(partial(_append, temporary, table, dtype))
+            hits += result.correct1
+        from_main(lambda: _publish(temporary, path))
+    finally:
+        if job.dist.is_main:
+            temporary.unlink(missing_ok=True)
+    job.logger.info(f"the teacher's logits of all training images ({hits:,} of {count:,} right) are written to {path}")
+
+
+def _show_part(logger: Logger, before: int, own: int, done: int, _: int, text: str) -> None:
+    logger.progress(before + done, own, text)
+
+
+def _begin(path: Path, shape: tuple[int, int], dtype: np.dtype) -> None:
+    make_folder(path.parent)
+    with writing(path):
+        needed, free = shape[0] * shape[1] * dtype.itemsize, shutil.disk_usage(path.parent).free
+    if needed > free:
         raise ConfigError(
-            f"the teacher's logits of {len(predictions):,} images x {len(predictions.classes):,} classes are too many "
-            "to keep: set TRAIN.DISTILL.CACHE False."
+            f"the teacher's logits of {shape[0]:,} images x {shape[1]:,} classes take {needed / 1e9:,.1f} GB in "
+            f"{path.parent}, where {free / 1e9:,.1f} GB are free: set TRAIN.DISTILL.CACHE False, or another OUTPUT."
         )
+    with writing(path), path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(
+            file, {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
+        )
+
+
+def _append(path: Path, table: object, dtype: np.dtype) -> None:
+    assert isinstance(table, Predictions)
+    assert table.logits is not None
+    logits = table.logits.astype(dtype)
     if not np.isfinite(logits).all():
         raise CheckpointError("the teacher's logits are not finite: its weights are damaged. Use another file.")
-    make_folder(path.parent)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, logits)
+    with writing(path), path.open("ab") as file:
+        file.write(logits.tobytes())
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with writing(path):
+        temporary.replace(path)
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray:

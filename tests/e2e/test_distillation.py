@@ -1,11 +1,14 @@
 """Runs with a teacher: resumed exactly, on several processes, with a table on disk, and refused with a reason."""
 
 import json
+import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
 
+from swin.engine import teach
 from swin.engine.teach import _read
 from swin.errors import DataError
 from tests.conftest import CLASSES
@@ -109,6 +112,27 @@ def test_a_damaged_table_is_refused(tmp_path, value):
         np.savez(file, table)
     with pytest.raises(DataError, match=r"are no table, expected float \(2, 2\); remove the file"):
         _read(tmp_path / "table.npy", (2, 2))
+
+
+def test_a_large_table_is_written_in_parts_and_refused_where_the_disk_is_too_small(runner, teacher, monkeypatch):
+    assert runner("one", "--opts", *teacher, *CACHED) == 0
+    (file,) = tables(runner)
+    whole = np.load(file)
+    file.unlink()
+    monkeypatch.setattr(teach, "_VALUES_AT_ONCE", 30)  # 10 images of 3 classes, and 8 at the end
+    monkeypatch.setattr(teach, "FLOAT32_VALUES", 1)
+    assert runner("two", "--opts", *teacher, *CACHED) == 0
+    assert "of 78 right) are written to" in runner.text()
+    assert tables(runner) == [file]
+    table = np.load(file)
+    assert table.dtype == np.float16
+    np.testing.assert_allclose(table, whole, atol=2e-3)
+    file.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(9))
+    runner.text()
+    assert runner("three", "--opts", *teacher, *CACHED) == 2
+    assert "set TRAIN.DISTILL.CACHE False, or another OUTPUT" in runner.text()
+    assert not tables(runner)
 
 
 def test_what_is_in_a_table_is_what_the_teacher_says(runner, teacher, shapes):

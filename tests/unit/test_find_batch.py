@@ -112,6 +112,7 @@ def test_a_faster_smaller_batch_is_named(capsys, monkeypatch):
     [
         (["--cfg", "swin_absent"], "swin_absent"),
         (["--cfg", "swin_digits", "--eval"], "leave out --eval"),
+        (["--cfg", "swin_digits", "--dry-run"], "and --dry-run"),
         (["--cfg", "swin_digits", "--device", "tpu"], "tpu"),
         (["--cfg", "swin_digits", "--batch-size", "0"], "BATCH_SIZE"),
     ],

@@ -93,6 +93,12 @@ def test_every_optimizer_is_swept_and_a_run_of_the_same_name_is_left_alone(runne
     assert {path: time for path, time in after.items() if path.stem != "lr"} == before
 
 
+def test_a_budget_is_not_measured(runner, monkeypatch):
+    monkeypatch.setattr("swin.engine.run.fix_length", lambda *_: pytest.fail("measured for nothing"))
+    main(runner.arguments("budget", "--updates", "20", "--opts", "TRAIN.MINUTES", "5"))
+    assert Path("find_lr.json").is_file()
+
+
 def test_one_fold_of_a_cross_validation_is_tried(runner):
     main(runner.arguments("folds", "--updates", "20", "--opts", "DATA.FOLDS", "3"))
     assert json.loads(Path("find_lr.json").read_text())["samples"][:7] == [*[8] * 6, 4]  # two thirds of 78 images
@@ -108,6 +114,7 @@ def test_one_fold_of_a_cross_validation_is_tried(runner):
         (["--cfg", "swin_digits", "--updates", "5"], "at least 20"),
         (["--cfg", "swin_digits", "--lowest", "1", "--highest", "0.1"], "--highest 0.1 has to be above --lowest 1"),
         (["--cfg", "swin_digits", "--eval"], "leave out --eval"),
+        (["--cfg", "swin_digits", "--dry-run"], "and --dry-run"),
         (["--cfg", "swin_flowers", "--data-path", "absent"], "absent"),
         (["--cfg", "swin_digits", "--device", "tpu"], "tpu"),
         (["--cfg", "swin_digits", "--lr", "1"], "TRAIN.BASE_LR"),

@@ -12,6 +12,7 @@ from swin import inference_model
 from swin.engine.checkpoint import read_checkpoint
 from swin.errors import CheckpointError, ConfigError
 from swin.models import SwinTransformer, add_adapters, freeze
+from swin.optim import parameter_groups
 from swin.weights import load_weights, read_weights
 from swin.weights.adapters import merge_adapters
 from tools import convert_weights
@@ -92,6 +93,13 @@ def test_what_is_frozen_stays_so():
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(trained) == 4
     assert all(".attn.qkv.lora_" in name for name in trained)
+
+
+def test_muon_takes_queries_keys_and_values_of_an_adapter_as_three_matrices():
+    model = adapt(make_model(), modules=["*.attn.qkv"])
+    (group,) = (each for each in parameter_groups(model, 0.05, momentum=0.95) if "pieces" in each)
+    pieces = {tuple(matrix.shape): count for matrix, count in zip(group["params"], group["pieces"], strict=True)}
+    assert pieces == {(2, 8): 1, (24, 2): 3, (2, 16): 1, (48, 2): 3}
 
 
 def test_what_cannot_be_done_is_refused(monkeypatch):

@@ -53,6 +53,12 @@ def test_the_digits_and_a_folder_are_counted(tmp_path, shapes):
         assert json.loads(output.with_suffix(".json").read_text())["schedules"][0]["images"] == count
 
 
+def test_a_length_that_a_budget_decides_is_said_to_be_unknown(tmp_path, capsys):
+    output = tmp_path / "plot.png"
+    assert main(["--cfg", "swin_digits", "--output", str(output), "--opts", "TRAIN.MINUTES", "2"]) == 0
+    assert "drawn over the 12 of TRAIN.EPOCHS instead" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
