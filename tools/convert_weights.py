@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from swin import SwinTransformer
 from swin.errors import CheckpointError, SwinError
 from swin.weights import Weights, model_arguments, read_weights
-from swin.weights.formats import DERIVED_BUFFERS, FORMATS, from_native
+from swin.weights.formats import DERIVED_BUFFERS, FORMATS, file_name, from_native
+from swin.weights.source import strip_prefixes
 
 # Programs add up in another order, which changes float32 logits by about 1e-6 of the largest. A misplaced tensor
 # changes them by 1e-2 and more.
@@ -85,7 +86,7 @@ def _compare(source: Weights, written: Weights, arguments: Mapping[str, Any], si
 
 
 def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
-    """The model of timm, torchvision or mmpretrain for arguments of `SwinTransformer`, without stochastic depth.
+    """A program's own model for arguments of `SwinTransformer`, without stochastic depth.
 
     None stands for a program that is not installed.
     """
@@ -105,7 +106,9 @@ def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | Non
         if not arguments["num_classes"]:
             peer.head = nn.Identity()
         return peer
-    return _make_mmpretrain(arguments) if find_spec("mmpretrain") else None
+    if not find_spec(format_name):
+        return None
+    return _make_mmpretrain(arguments) if format_name == "mmpretrain" else _make_transformers(arguments)
 
 
 def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
@@ -129,6 +132,21 @@ def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
     return peer
 
 
+def _make_transformers(arguments: Mapping[str, Any]) -> nn.Module:
+    transformers = import_module("transformers")
+    config = transformers.SwinConfig(
+        **{name: arguments[name] for name in ("patch_size", "embed_dim", "window_size", "mlp_ratio", "qkv_bias")},
+        **{name: list(arguments[name]) for name in ("depths", "num_heads")},
+        image_size=arguments["img_size"],
+        num_channels=arguments["in_chans"],
+        num_labels=arguments["num_classes"],
+        use_absolute_embeddings=arguments["ape"],
+        drop_path_rate=0.0,
+    )
+    peer: nn.Module = transformers.SwinForImageClassification(config)
+    return peer
+
+
 @torch.no_grad()
 def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tuple[Tensor, str]:
     """What the weights' own program makes of the image, (1, num_classes), and the model in words.
@@ -143,8 +161,9 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
             tensors, words = weights.tensors, f"this project's model{absent}"
             peer = SwinTransformer(**{**arguments, "drop_path_rate": 0.0})
         # Strictly, derived buffers aside, which some versions of the programs save and others do not.
-        names = {name.removeprefix("backbone."): name for name in peer.state_dict()}
-        given = {names.get(name, name): value for name, value in tensors.items() if not name.endswith(DERIVED_BUFFERS)}
+        names = {file_name(strip_prefixes(name)): name for name in peer.state_dict()}
+        given = {names.get(file_name(strip_prefixes(name)), name): value for name, value in tensors.items()}
+        given = {name: value for name, value in given.items() if not name.endswith(DERIVED_BUFFERS)}
         missing, unexpected = peer.load_state_dict(given, strict=False)
         if problems := [name for name in missing if not name.endswith(DERIVED_BUFFERS)] + unexpected:
             raise ValueError(f"missing or unexpected are {', '.join(problems[:3])}")
@@ -154,7 +173,7 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
             "Choose a program that has this architecture."
         ) from None
     output = peer.eval()(image, **({"mode": "tensor"} if words == "mmpretrain's model" else {}))
-    return (output[-1] if isinstance(output, tuple) else output), words
+    return getattr(output, "logits", output[-1] if isinstance(output, tuple) else output), words
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes: Sequence[str] | None) -> None:

@@ -17,9 +17,9 @@ from swin.errors import CheckpointError
 from swin.weights.digest import DIGEST, digest, is_digest, walk
 from swin.weights.hub import fetch, is_hub_name
 
-# The class of the configs in official training checkpoints. It is not made, but read as an ordered dict: torch's safe
-# reader fills only the dicts that it knows.
-_YACS_NODE = (OrderedDict, "yacs.config.CfgNode")
+# The classes of the configs in training checkpoints of the official repository and of timm. They are not made, but read
+# as ordered dicts: torch's safe reader fills only the dicts that it knows. What a namespace holds is left out of those.
+_CONFIGS = [(OrderedDict, "yacs.config.CfgNode"), (OrderedDict, "argparse.Namespace")]
 # What weights, masks, indices and counters have; with the others torch can do little.
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DTYPES = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -59,9 +59,9 @@ def read_weight_file(path: str | Path) -> Any:
 def read_torch_file(path: str | Path) -> Any:
     """What a file written by `torch.save` holds, with all tensors on the CPU.
 
-    Tensors, plain containers and numbers are read, and the yacs node that official training checkpoints carry, as an
-    ordered dict. Any other pickled object is refused, and so is what a checkpoint never has: packed members, tensors
-    larger than their memory, sparse or quantised ones, values nested without end. A file with a digest
+    Tensors, plain containers and numbers are read, and as ordered dicts the yacs node of official training checkpoints
+    and the namespace of timm's. Any other pickled object is refused, and so is what a checkpoint never has: packed
+    members, tensors larger than their memory, sparse or quantised ones, values nested without end. A file with a digest
     (`swin.weights.digest`) is compared with it, others with the sums of their members; torch's older format has none.
 
     Tensors are views of the mapped file, so that processes share one copy. Use them at once and copy what is kept:
@@ -77,7 +77,7 @@ def read_torch_file(path: str | Path) -> Any:
             is_zip = file.read(4) == b"PK\x03\x04"  # torch decides by the same bytes
         if is_zip:
             _check_members(path)
-        with torch.serialization.safe_globals([_YACS_NODE]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_CONFIGS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old kinds of files, which are read all the same
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
         _check_structure(content, path.stat().st_size)

@@ -1,7 +1,8 @@
 """Names and layouts of Swin V1 weights in the programs that publish them, to and from the official ones.
 
-The official names, without derived buffers, are this project's own ("native"). All four programs agree on the order of
-the qkv rows and on the numbering of relative positions; mmpretrain alone orders the merged channels differently.
+The official names, without derived buffers, are this project's own ("native"). All programs agree on the order of the
+qkv rows and on the numbering of relative positions; mmpretrain alone orders the merged channels differently, and
+transformers alone has queries, keys and values in matrices of their own.
 """
 
 import re
@@ -13,17 +14,38 @@ from torch import Tensor
 from swin.errors import CheckpointError
 from swin.kernels.windows import relative_position_index, shift_mask
 
-FORMATS = ("official", "timm", "torchvision", "mmpretrain")
+FORMATS = ("official", "timm", "torchvision", "mmpretrain", "transformers")
 # Buffers that programs save although they follow from the configuration.
 DERIVED_BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 
 _OFFICIAL_MASKED = -100.0  # what official files hold in place of `swin.kernels.windows.MASKED`
 
-# Names inside a block, native and foreign.
+# Names inside a block, native and foreign, in the order in which they are looked for both ways.
 _INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
     "torchvision": ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3.")),
     "mmpretrain": ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1.")),
+    "transformers": (
+        (".norm1.", ".layernorm_before."),
+        (".norm2.", ".layernorm_after."),
+        (".attn.proj.", ".attention.output.dense."),
+        (".attn.", ".attention.self."),
+        (".mlp.fc1.", ".intermediate.dense."),
+        (".mlp.fc2.", ".output.dense."),
+    ),
 }
+# What transformers from version 5.24 on has in memory, in the place of the names that it writes into files.
+_IN_MEMORY = (
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".attention.q_proj.", ".attention.self.query."),
+    (".attention.k_proj.", ".attention.self.key."),
+    (".attention.v_proj.", ".attention.self.value."),
+    (".attention.relative_position_bias.", ".attention.self."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
+_QKV = ("query", "key", "value")
+# What stands before all names but the head's, where a program has a classifier around its backbone.
+_BEFORE = {"mmpretrain": "backbone.", "transformers": "swin."}
 
 
 def _count_stages(names: Iterable[str]) -> int:
@@ -43,6 +65,11 @@ def _beginnings(format_name: str, num_stages: int) -> dict[str, str]:
     if format_name == "mmpretrain":
         ends = {"norm": f"norm{num_stages - 1}", "head": "head.fc"}
         return {"patch_embed.proj": "patch_embed.projection", "layers": "stages", **ends}
+    if format_name == "transformers":
+        embeddings = {"patch_embed.proj": "patch_embeddings.projection", "patch_embed.norm": "norm"}
+        embeddings["absolute_pos_embed"] = "position_embeddings"
+        begun = {native: f"embeddings.{foreign}" for native, foreign in embeddings.items()}
+        return {**begun, "layers": "encoder.layers", "norm": "layernorm", "head": "classifier"}
     return {}
 
 
@@ -56,6 +83,8 @@ def detect_format(names: Iterable[str]) -> str | None:
         return "mmpretrain"
     if re.search(r"^features\.\d+\.\d+\.attn\.", text, re.MULTILINE):
         return "torchvision"
+    if re.search(r"^layers\.\d+\.blocks\.\d+\.attention\.", text, re.MULTILINE):
+        return "transformers"
     if not re.search(r"^layers\.\d+\.blocks\.\d+\.attn\.", text, re.MULTILINE):
         return None
     starts_with_merging = ".downsample." in text and not re.search(r"^layers\.0\.downsample\.", text, re.MULTILINE)
@@ -66,16 +95,20 @@ def to_native(weights: Mapping[str, Tensor], format_name: str) -> dict[str, Tens
     """Weights of another program, whose names have no prefixes, under native names and in native layout.
 
     Derived buffers are left out.
+
+    Raises:
+        CheckpointError: a matrix of queries, keys or values, or a patch merging, has a shape that fits no other.
     """
     beginnings = {foreign: native for native, foreign in _beginnings(format_name, _count_stages(weights)).items()}
     inside = [(foreign, native) for native, foreign in _INSIDE.get(format_name, ())]
     native = {}
+    weights = {file_name(name): value for name, value in weights.items()} if format_name == "transformers" else weights
     for name, value in weights.items():
         if name.endswith(DERIVED_BUFFERS):
             continue
         is_reordered = format_name == "mmpretrain" and name.startswith("stages.") and ".downsample." in name
         native[_rename(name, beginnings, inside)] = _merged_channels(value, to_native=True) if is_reordered else value
-    return native
+    return _join_qkv(native) if format_name == "transformers" else native
 
 
 def from_native(
@@ -92,13 +125,18 @@ def from_native(
     """
     beginnings = _beginnings(format_name, _count_stages(weights))
     foreign: dict[str, Tensor] = {}
+    weights = _split_qkv(weights) if format_name == "transformers" else weights
     for name, value in {**weights, **_buffers(weights, format_name, img_size)}.items():
         theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()))
-        if format_name == "mmpretrain" and not name.startswith("head."):
-            theirs = f"backbone.{theirs}"
+        theirs = theirs if name.startswith("head.") else _BEFORE.get(format_name, "") + theirs
         is_reordered = format_name == "mmpretrain" and ".downsample." in name
         foreign[theirs] = _merged_channels(value, to_native=False) if is_reordered else value
     return foreign
+
+
+def file_name(name: str) -> str:
+    """Return what transformers calls in a file what it calls by a name in memory."""
+    return _rename(name, {}, _IN_MEMORY)
 
 
 def table_window(rows: int) -> int | None:
@@ -116,6 +154,39 @@ def _rename(name: str, beginnings: Mapping[str, str], inside: Iterable[tuple[str
     for here, there in inside:
         name = name.replace(here, there)
     return name
+
+
+def _split_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give queries, keys and values tensors of their own."""
+    split: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        layer, is_whole, kind = name.partition(".attn.qkv.")
+        parts = dict(zip(_QKV, value.chunk(3), strict=True)) if is_whole else {}
+        split |= {f"{layer}.attn.{part}.{kind}": each for part, each in parts.items()} or {name: value}
+    return split
+
+
+def _join_qkv(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `_split_qkv`.
+
+    Raises:
+        CheckpointError: one of the three is not there, or of another shape.
+    """
+    joined: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        match = re.fullmatch(r"(.*\.attn)\.(query|key|value)\.(weight|bias)", name)
+        if match is None:
+            joined[name] = value
+        elif (whole := f"{match[1]}.qkv.{match[3]}") not in joined:
+            parts = [weights.get(f"{match[1]}.{part}.{match[3]}") for part in _QKV]
+            found = [part for part in parts if part is not None and part.shape == value.shape]
+            if len(found) < len(parts):
+                raise CheckpointError(
+                    f"{match[1]} lacks one of query, key and value, or they differ in shape, so that they are not "
+                    "those of a Swin Transformer V1; use a whole file."
+                )
+            joined[whole] = torch.cat(found)
+    return joined
 
 
 def _merged_channels(value: Tensor, *, to_native: bool) -> Tensor:
@@ -144,7 +215,7 @@ def _buffers(weights: Mapping[str, Tensor], format_name: str, img_size: tuple[in
     for name, table in weights.items():
         match = re.fullmatch(r"((layers\.(\d+)\.blocks\.(\d+))\.attn)\.relative_position_bias_table", name)
         window = table_window(len(table)) if match else None
-        if match is None or window is None or format_name == "timm":
+        if match is None or window is None or format_name in ("timm", "transformers"):
             continue
         attention, block, stage, index = match.groups()
         pairs = relative_position_index(window)

@@ -24,7 +24,8 @@ class LoadReport:
     """What became of a model's tensors and a file's, by native name.
 
     Attributes:
-        source_format: the program whose names the file has: official, timm, torchvision or mmpretrain.
+        program: what wrote the file, for people; None where it does not say.
+        source_format: the program whose names the file has, one of `swin.weights.formats.FORMATS`.
         loaded: tensors taken over as they are. A head whose classes are the same in another order counts as such.
         resized: tensors made to fit: another window, grid, patch or channel count, or a head of other classes of which
             some are in the file.
@@ -34,6 +35,7 @@ class LoadReport:
     """
 
     source_format: str
+    program: str | None = None
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -41,9 +43,10 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        written = f"written by {self.program}, " if self.program else ""
         counts = (
-            f"format {self.source_format}: {len(self.loaded)} tensors loaded, {len(self.resized)} resized, "
-            f"{len(self.dropped)} dropped, {len(self.initialised)} initialised anew"
+            f"{written}names of format {self.source_format}: {len(self.loaded)} tensors loaded, {len(self.resized)} "
+            f"resized, {len(self.dropped)} dropped, {len(self.initialised)} initialised anew"
         )
         unused = [f"{kind}: {name}" for kind in ("dropped", "initialised") for name in getattr(self, kind)]
         return "\n  ".join([counts, *self.notes, *unused])
@@ -67,7 +70,7 @@ def load_weights(
     Args:
         model: the model, on any device.
         source: a `.pth` or `.safetensors` file, a state dict in any format and wrapper, or what `read_weights` gave.
-        source_format: official, timm, torchvision or mmpretrain; None to detect it.
+        source_format: one of `swin.weights.formats.FORMATS`; None to detect it.
         prefer_ema: take averaged weights where the file has some.
         min_matched: smallest fraction, in [0, 1], of the tensors in the model's layers that the file must have, and of
             the file's that the model must have. One tensor of each block is 8%, so that by default a file with, say,
@@ -80,7 +83,9 @@ def load_weights(
     """
     if not isinstance(source, Weights):
         source = read_weights(source, source_format=source_format, prefer_ema=prefer_ema)
-    report = LoadReport(source.format, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else [])
+    report = LoadReport(
+        source.format, source.program, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else []
+    )
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report, strict)
     if strict:

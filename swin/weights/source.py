@@ -17,7 +17,7 @@ from swin.weights.formats import FORMATS, detect_format, table_window, to_native
 _WRAPPERS = ("model", "state_dict")
 _AVERAGES = ("ema", "state_dict_ema", "model_ema")
 # What DistributedDataParallel, torch.compile and larger models put before the names, one after the other in any order.
-_PREFIX = re.compile(r"^((module|_orig_mod|backbone|model|encoder)\.)+")
+_PREFIX = re.compile(r"^((module|_orig_mod|backbone|model|swin|encoder)\.)+")
 _COUNTERS = ("n_averaged",)  # beside the averages of torch.optim.swa_utils
 
 
@@ -30,6 +30,7 @@ class Weights:
         tensors: by native name, without derived buffers.
         original: the file's tensors by its own names, prefixes removed and low-rank adapters merged.
         format: the program whose names they had, one of `FORMATS`.
+        program: what wrote the file, for people; None where its contents do not say.
         classes: class names that the file carries, in the order of the head's rows.
         is_averaged: whether these are the exponential moving average that the file carries beside the last weights.
         config: nested dict of the config that a training run of this project saves.
@@ -41,6 +42,7 @@ class Weights:
     tensors: dict[str, Tensor]
     original: dict[str, Tensor]
     format: str
+    program: str | None = None
     classes: list[str] | None = None
     is_averaged: bool = False
     config: dict[str, Any] | None = None
@@ -86,7 +88,17 @@ def read_weights(
     config = content.get("config")
     config = config if type(config) is dict else None  # official checkpoints hold a yacs node, whose keys may differ
     classes, threshold = _classes(content, native, name), _threshold(content, name)
-    return Weights(name, native, tensors, found_format, classes, is_averaged, config, threshold)
+    program = _find_program(content, found_format)
+    return Weights(name, native, tensors, found_format, program, classes, is_averaged, config, threshold)
+
+
+def _find_program(content: Mapping[Any, Any], format_name: str) -> str | None:
+    """Say what wrote a file: weights with official names are written by several programs."""
+    if isinstance(config := content.get("config"), Mapping):
+        return "this program" if type(config) is dict else "the official repository"
+    if "arch" in content and "state_dict" in content:
+        return "timm's train.py"
+    return None if format_name == "official" else format_name
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
@@ -102,13 +114,18 @@ def _unwrap(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or key in _COUNTERS:
             continue
-        short = _PREFIX.sub("", str(key)).replace("_orig_mod.", "")  # the latter of a compiled part of a model
+        short = strip_prefixes(str(key))
         if short in tensors:
             raise CheckpointError(
                 f"the file holds {short} twice, the second time as {key}: two models. Save one of them by itself."
             )
         tensors[short] = value
     return tensors
+
+
+def strip_prefixes(name: str) -> str:
+    """Remove what wrappers of a model put before the names of its tensors."""
+    return _PREFIX.sub("", name).replace("_orig_mod.", "")  # the latter of a compiled part of a model
 
 
 def _classes(content: Mapping[Any, Any], native: Mapping[str, Tensor], name: str) -> list[str] | None:

@@ -10,7 +10,9 @@ from swin import SwinTransformer, load_weights
 from swin.models import VARIANTS
 from swin.weights import model_arguments, read_weights
 from swin.weights.formats import DERIVED_BUFFERS, FORMATS, detect_format, from_native, to_native
+from swin.weights.source import strip_prefixes
 from tests.numerics.peers import make_timm, make_torchvision, perturb, relative_error
+from tools.convert_weights import make_peer
 
 # See test_peers.py: rounding gives 1e-6 of the largest logit, a misplaced tensor 1e-2 and more.
 LOGITS_TOLERANCE = 1e-5
@@ -39,7 +41,7 @@ def test_round_trips_are_exact_in_both_directions(format_name, shape):
     model = make_small(**SHAPES[shape])
     native = model.state_dict()
     theirs = from_native(native, format_name)
-    stripped = {name.removeprefix("backbone."): value for name, value in theirs.items()}
+    stripped = {strip_prefixes(name): value for name, value in theirs.items()}
     assert detect_format(stripped) == format_name
     back = to_native(stripped, format_name)
     assert list(back) == list(native)
@@ -53,7 +55,7 @@ def test_swin_tiny_has_the_published_number_of_keys():
     with torch.device("meta"):
         native = SwinTransformer().state_dict()
     counts = {name: len(from_native(native, name)) for name in FORMATS}
-    assert counts == {"official": 190, "timm": 173, "torchvision": 185, "mmpretrain": 183 + 2}
+    assert counts == {"official": 190, "timm": 173, "torchvision": 185, "mmpretrain": 183 + 2, "transformers": 173 + 48}
 
 
 @pytest.mark.parametrize("change", ["usual", "two stages", "no qkv bias", "no head", "grey"])
@@ -63,6 +65,24 @@ def test_timm_loads_ours_strictly_and_agrees(change):
     theirs = TimmSwin(**arguments).eval()
     theirs.load_state_dict(from_native(ours.state_dict(), "timm"), strict=True)
     assert_same_logits(ours, theirs, arguments["img_size"], ours.patch_embed.proj.in_channels)
+
+
+@pytest.mark.parametrize("change", ["usual", "two stages", "no qkv bias", "position", "grey"])
+def test_transformers_loads_ours_whole_and_agrees(change):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    ours = make_small(**SHAPES[change])
+    size = ours.patch_embed.proj.stride[0] * ours.grid_size[0]
+    config = make_peer("transformers", {**model_arguments(ours.state_dict()), "img_size": size}).config
+    theirs, info = transformers.SwinForImageClassification.from_pretrained(
+        None, config=config, state_dict=from_native(ours.state_dict(), "transformers"), output_loading_info=True
+    )
+    assert not any(info.values())
+    image = torch.randn(3, ours.patch_embed.proj.in_channels, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert relative_error(theirs.eval()(image).logits, ours(image)) < LOGITS_TOLERANCE
+    back = read_weights(theirs.state_dict())  # by the names that it has in memory
+    assert back.format == "transformers"
+    assert all(torch.equal(back.tensors[name], value) for name, value in ours.state_dict().items())
 
 
 def test_torchvision_loads_ours_strictly_and_agrees():
@@ -116,7 +136,6 @@ def test_mmpretrains_merging_with_converted_weights_equals_ours():
 
 def test_mmpretrain_itself_loads_ours_strictly_and_agrees():
     pytest.importorskip("mmpretrain", reason="mmpretrain is not installed")
-    from tools.convert_weights import make_peer
 
     ours = make_small(ape=True)
     theirs = make_peer("mmpretrain", {**model_arguments(ours.state_dict()), "img_size": 64}).eval()

@@ -85,7 +85,7 @@ def test_every_reader_of_weights_takes_a_name(cache, state, runner, tmp_path, sh
     put(cache, "someone/own", "model.pth", runner.checkpoint("first"))
     name = "hf-hub:someone/own:model.pth"
     assert runner("tuned", "--dry-run", "--pretrained", name) == 0
-    assert f"starting from {name} (--pretrained): format official" in runner.text()
+    assert f"starting from {name} (--pretrained): written by this program, names of format official" in runner.text()
     assert runner("judged", "--eval", "--resume", name) == 0
 
 

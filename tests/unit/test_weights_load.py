@@ -30,7 +30,8 @@ def test_the_same_model_takes_everything_and_gives_the_same_logits():
     image = torch.randn(1, 3, 32, 32)
     assert torch.equal(source.eval()(image), model.eval()(image))
     assert (
-        str(report) == f"format official: {len(report.loaded)} tensors loaded, 0 resized, 0 dropped, 0 initialised anew"
+        str(report)
+        == f"names of format official: {len(report.loaded)} tensors loaded, 0 resized, 0 dropped, 0 initialised anew"
     )
 
 

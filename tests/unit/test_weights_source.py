@@ -2,10 +2,15 @@
 
 import argparse
 import pickle
+import types
+from collections import OrderedDict
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.utils import CheckpointSaver, ModelEmaV3
 from yacs.config import CfgNode
 
 from swin import SwinTransformer, load_weights
@@ -44,9 +49,8 @@ def test_every_format_wrapped_and_prefixed(native, format_name, wrapper, prefix)
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_headless_files_are_recognised(native, format_name):
-    weights = {name: value for name, value in from_native(native, format_name).items() if "head" not in name}
     headless = {name: value for name, value in native.items() if "head" not in name}
-    assert_read(weights, headless, format_name)
+    assert_read(from_native(headless, format_name), headless, format_name)
 
 
 def test_mmpretrains_own_prefixes_under_ddp(native):
@@ -115,8 +119,8 @@ def test_official_training_checkpoints_with_their_yacs_node(native, tmp_path, le
 
 
 def test_any_other_pickled_object_is_refused(native, tmp_path):
-    torch.save({"model": native, "args": argparse.Namespace(lr=1)}, tmp_path / "args.pth")
-    with pytest.raises(CheckpointError, match=r"args.pth holds a Python object \(argparse.Namespace\)"):
+    torch.save({"model": native, "args": types.SimpleNamespace(lr=1)}, tmp_path / "args.pth")
+    with pytest.raises(CheckpointError, match=r"args.pth holds a Python object \(types.SimpleNamespace\)"):
         read_weights(tmp_path / "args.pth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"model": argparse.Namespace()}))
     with pytest.raises(CheckpointError, match=r"plain\.pkl"):
@@ -166,3 +170,42 @@ def test_the_format_can_be_overridden(native):
 )
 def test_formats_are_told_apart(names, format_name):
     assert detect_format(names) == format_name
+
+
+def test_a_checkpoint_of_timms_training_script(native, tmp_path):
+    """As its train.py writes it: with the command line's argparse.Namespace beside the weights and their average."""
+    model = timm.models.SwinTransformer(**{**SMALL, "num_classes": 3})
+    model.load_state_dict(from_native(native, "timm"))
+    arguments = argparse.Namespace(model="swin_tiny", opt="muon", lr=None, aug_splits=0, mean=(0.5, 0.5, 0.5))
+    saver = CheckpointSaver(
+        model,
+        torch.optim.AdamW(model.parameters()),
+        args=arguments,
+        model_ema=ModelEmaV3(model),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(3, metric=0.5)
+    weights = read_weights(tmp_path / "last.pth.tar")
+    assert (weights.format, weights.program, weights.is_averaged) == ("timm", "timm's train.py", True)
+    assert all(torch.equal(weights.tensors[name], value) for name, value in native.items())
+
+
+@pytest.mark.parametrize("payload", [argparse.Namespace(run=print), argparse.Namespace(where=Path("/tmp"))])
+def test_what_could_run_code_in_a_namespace_is_refused(native, tmp_path, payload):
+    torch.save({"state_dict": native, "args": payload}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="could run code"):
+        read_weights(tmp_path / "file.pth")
+
+
+def test_it_is_said_which_program_wrote_a_file(native):
+    node = OrderedDict()  # what a yacs node is read as
+    for content, program in [
+        ({"model": native, "config": {}, "classes": ["a", "b", "c"]}, "this program"),
+        ({"model": native, "config": node}, "the official repository"),
+        ({"state_dict": native, "arch": "swin", "epoch": 3}, "timm's train.py"),
+        ({"state_dict": from_native(native, "mmpretrain"), "meta": {}}, "mmpretrain"),
+        (from_native(native, "transformers"), "transformers"),
+        (native, None),
+    ]:
+        assert read_weights(content).program == program
