@@ -173,7 +173,8 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
             "Choose a program that has this architecture."
         ) from None
     output = peer.eval()(image, **({"mode": "tensor"} if words == "mmpretrain's model" else {}))
-    return getattr(output, "logits", output[-1] if isinstance(output, tuple) else output), words
+    logits: Tensor = getattr(output, "logits", output[-1] if isinstance(output, tuple) else output)
+    return logits, words
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes: Sequence[str] | None) -> None:

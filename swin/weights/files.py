@@ -19,7 +19,7 @@ from swin.weights.hub import fetch, is_hub_name
 
 # The classes of the configs in training checkpoints of the official repository and of timm. They are not made, but read
 # as ordered dicts: torch's safe reader fills only the dicts that it knows. What a namespace holds is left out of those.
-_CONFIGS = [(OrderedDict, "yacs.config.CfgNode"), (OrderedDict, "argparse.Namespace")]
+_CONFIGS: list[Any] = [(OrderedDict, "yacs.config.CfgNode"), (OrderedDict, "argparse.Namespace")]
 # What weights, masks, indices and counters have; with the others torch can do little.
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DTYPES = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
