@@ -173,8 +173,8 @@ def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tu
             "Choose a program that has this architecture."
         ) from None
     output = peer.eval()(image, **({"mode": "tensor"} if words == "mmpretrain's model" else {}))
-    logits: Tensor = getattr(output, "logits", output[-1] if isinstance(output, tuple) else output)
-    return logits, words
+    output = output[-1] if isinstance(output, tuple) else output
+    return getattr(output, "logits", output), words
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes: Sequence[str] | None) -> None:
