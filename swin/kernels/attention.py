@@ -61,7 +61,10 @@ def choose_backend(device: torch.device) -> str:
     """The backend that "auto" means here: "sdpa", but on a CPU "eager" while gradients are recorded.
 
     A bias that learns rules out torch's fused attention for CPUs, and what torch does instead is slower than "eager".
+    ONNX gets plain operations too, which engines fuse; torch's own way there from "sdpa" fails on its strides.
     """
+    if torch.onnx.is_in_onnx_export():
+        return "eager"
     return "eager" if device.type == "cpu" and torch.is_grad_enabled() and not is_captured() else "sdpa"
 
 
