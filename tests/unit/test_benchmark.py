@@ -164,6 +164,25 @@ def test_the_command_prints_and_writes_its_figures(what, small, tmp_path, capsys
     assert all(f"{key} " in text for key in RATIOS[what])
 
 
+@pytest.mark.slow
+def test_engines_are_measured_beside_the_eager_models(small, tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    file = tmp_path / "result.json"
+    command = ["engines", "--against", "timm", "--dtype", "fp32", "--rounds", "1", "--warmup", "0", "--json", str(file)]
+    assert main(command) == 0
+    results = json.loads(file.read_text())["results"]
+    assert list(results) == ["batch 1", "batch 8"]
+    engines = ["eager fp32", "onnxruntime fp32", "openvino fp32"]
+    expected = {f"{owner} {name}" for owner in ("ours", "timm") for name in engines} | {"ours compiled fp32"}
+    for result in results.values():
+        assert set(result["figures"]) == expected
+        assert {f"ours to timm, {name}" for name in engines} < set(result["ratios"])
+        assert result["ratios"]["eager fp32 to eager fp32"] == 1
+    assert main(["engines", "--dtype", "fp64"]) == 2
+    assert "expected some of: fp32, bf16, int8" in capsys.readouterr().err
+
+
 def test_the_steps_of_an_evaluation_are_timed_and_what_they_leave_is_measured(tmp_path, capsys):
     file = tmp_path / "result.json"
     command = ["evaluation", "--images", "300", "--classes", "10", "--rounds", "1", "--json", str(file)]

@@ -5,6 +5,7 @@
     python -m tools.benchmark loop                                 the training loop and its loader against a bare step
     python -m tools.benchmark data --data-path FOLDER              decoding and augmentation
     python -m tools.benchmark evaluation                           what an evaluation costs beside its forward passes
+    python -m tools.benchmark engines --against timm               eager, compiled, onnxruntime and OpenVINO, on the CPU
     python -m tools.benchmark learning --cfg C --seeds 3           what recipes learn, and the time that it takes
 
 What is compared takes turns, after a warm-up.
@@ -23,6 +24,7 @@ from swin.cpu import keep_freed_memory
 from swin.engine.precision import choose_precision
 from swin.errors import ConfigError, SwinError
 from tools.benchmark.data import run_data
+from tools.benchmark.engines import run_engines
 from tools.benchmark.evaluation import run_evaluation
 from tools.benchmark.learning import describe_learning, run_learning
 from tools.benchmark.loop import run_loop
@@ -56,12 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="tools.benchmark", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("model", "train", "loop", "data", "evaluation", "learning"))
+    parser.add_argument("what", choices=("model", "train", "loop", "data", "evaluation", "engines", "learning"))
     parser.add_argument("--against", default="", help=f"libraries to compare with: {','.join(BASELINES)}")
     parser.add_argument("--variant", default="swin_tiny")
     parser.add_argument("--img-size", type=int, help="pixels; the variant's own if not given, 224 for data")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--dtype", default="fp32,bf16", help="of fp32, bf16, fp16")
+    parser.add_argument("--dtype", help="of fp32, bf16, fp16, and int8 for engines (default: fp32,bf16; engines: all)")
     parser.add_argument("--device", default="auto", help="auto: CUDA where there is one")
     parser.add_argument("--attention", default="auto", help="as MODEL.ATTENTION")
     modes = ("off", "default", "max-autotune")
@@ -80,6 +82,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", help="evaluation: classes of each table", **sizes)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args(argv)
+    args.dtype = args.dtype or ("fp32,bf16,int8" if args.what == "engines" else "fp32,bf16")
     args.rounds = args.rounds or (3 if args.what == "evaluation" else 15)
     return args
 
@@ -89,8 +92,9 @@ def measure(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
     if args.what == "data":
         yield from run_data(args).items()
         return
-    if args.what in ("evaluation", "learning"):
-        yield from (run_evaluation if args.what == "evaluation" else run_learning)(args)
+    alone = {"evaluation": run_evaluation, "engines": run_engines, "learning": run_learning}
+    if args.what in alone:
+        yield from alone[args.what](args)
         return
     run = {"loop": run_loop, "model": run_scaling if args.scaling else run_model, "train": run_model}[args.what]
     for dtype in args.dtype.split(","):
