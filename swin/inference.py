@@ -229,6 +229,8 @@ def load_predictor(
     else:
         model = SwinTransformer(**model_arguments(weights.tensors))
         model.eval_transform_args = eval_transform_args(model)
+    if weights.preprocessing:
+        model.eval_transform_args = weights.preprocessing
     load_weights(model, weights, strict=True)
     model.to(chosen).eval()
     if cfg:

@@ -22,6 +22,7 @@ TENSOR_MODES = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "
 # Images up to this side are taken whole (resized straight to the input size) rather than centre-cropped: at 8 or 28
 # pixels the subject fills the frame. The official code does not resize such images either.
 SMALL_IMAGE_PX = 32
+_CROP_PCT = 224 / 256  # timm's name for the ratio
 
 
 class Normalise:
@@ -79,26 +80,36 @@ class EvalResize:
 
     Args:
         img_size: Side S in pixels, or (H, W).
-        crop: Resize the short side to int(256/224 * S), then cut the centre S x S; for (H, W), resize until
-            256/224 of it is covered. False, or a size of at most 32 pixels: resize straight to the size.
+        crop: Resize the short side to int(S / crop_pct), then cut the centre S x S; for (H, W), resize until as much
+            is covered. False: resize straight to the size.
         interpolation: A key of `INTERPOLATIONS`; of `TENSOR_MODES` for channels that Pillow has no mode for.
-        keep_border: Where the centre is cut, leave the border of int(256/224 * S) x int(256/224 * S) around it, for
+        keep_border: Where the centre is cut, leave the border of int(S / crop_pct) x int(S / crop_pct) around it, for
             crops of it.
+        crop_pct: What remains of the short side, as a fraction in (0, 1], for any size. None for the official 224/256,
+            and for images of at most 32 pixels as a whole.
     """
 
     def __init__(
-        self, *, img_size: int | Sequence[int], crop: bool, interpolation: str, keep_border: bool = False
+        self,
+        *,
+        img_size: int | Sequence[int],
+        crop: bool,
+        interpolation: str,
+        keep_border: bool = False,
+        crop_pct: float | None = None,
     ) -> None:
         self.size = as_size(img_size)
-        self.crop = crop and max(self.size) > SMALL_IMAGE_PX
+        self.crop = crop and (crop_pct is not None or max(self.size) > SMALL_IMAGE_PX)
+        self.crop_pct = _CROP_PCT if crop_pct is None else crop_pct
         self.interpolation = interpolation
         self.keep_border = keep_border
 
     def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:
         height, width = self.size
-        covering = _covering_size(pixels_CHW, self.size) if self.crop else self.size
+        bordered = int(height / self.crop_pct), int(width / self.crop_pct)
+        covering = _covering_size(pixels_CHW, bordered) if self.crop else self.size
         if self.keep_border and self.crop:
-            height, width = _with_border(self.size)
+            height, width = bordered
         top, left = round((covering[0] - height) / 2), round((covering[1] - width) / 2)
         resized = resize_exactly(pixels_CHW, covering, self.interpolation)
         return resized[:, top : top + height, left : left + width]
@@ -109,14 +120,10 @@ def as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     return (img_size, img_size) if isinstance(img_size, int) else (int(img_size[0]), int(img_size[1]))
 
 
-def _with_border(size: tuple[int, int]) -> tuple[int, int]:
-    return int(256 / 224 * size[0]), int(256 / 224 * size[1])
-
-
-def _covering_size(pixels_CHW: torch.Tensor, target: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) at which an image just covers 256/224 of the target."""
+def _covering_size(pixels_CHW: torch.Tensor, box: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) at which an image just covers a box of (height, width)."""
     height, width = pixels_CHW.shape[1:]
-    box_height, box_width = _with_border(target)
+    box_height, box_width = box
     if box_height * width >= box_width * height:
         return box_height, int(box_height * width / height)
     return int(box_width * height / width), box_width
@@ -134,15 +141,22 @@ class EvalTransform:
 
 
 def make_eval_transform(
-    *, img_size: int | Sequence[int], crop: bool, interpolation: str, mean: Sequence[float], std: Sequence[float]
+    *,
+    img_size: int | Sequence[int],
+    crop: bool,
+    interpolation: str,
+    mean: Sequence[float],
+    std: Sequence[float],
+    crop_pct: float | None = None,
 ) -> EvalTransform:
     """Make the transform of prediction, with the arguments of `EvalResize` and `Normalise`."""
-    return EvalTransform(EvalResize(img_size=img_size, crop=crop, interpolation=interpolation), Normalise(mean, std))
+    resize = EvalResize(img_size=img_size, crop=crop, interpolation=interpolation, crop_pct=crop_pct)
+    return EvalTransform(resize, Normalise(mean, std))
 
 
 def build_eval_resize(cfg: Config, *, keep_border: bool = False) -> EvalResize:
     """Build what evaluation does to a config's images before they are normalised."""
-    how = {"crop": cfg.TEST.CROP, "interpolation": cfg.DATA.INTERPOLATION}
+    how = {"crop": cfg.TEST.CROP, "crop_pct": cfg.TEST.CROP_PCT, "interpolation": cfg.DATA.INTERPOLATION}
     return EvalResize(img_size=cfg.DATA.IMG_SIZE, keep_border=keep_border, **how)
 
 

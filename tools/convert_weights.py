@@ -6,6 +6,7 @@ Exit status: 0; 2 for an error, after which there is no new output file.
 """
 
 import argparse
+import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from swin import SwinTransformer
 from swin.errors import CheckpointError, SwinError
 from swin.weights import Weights, model_arguments, read_weights
+from swin.weights.files import CLASSES
 from swin.weights.formats import DERIVED_BUFFERS, FORMATS, file_name, from_native
 from swin.weights.source import strip_prefixes
 
@@ -191,7 +193,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes:
     }
     try:
         if path.suffix == ".safetensors":
-            save_file({name: value.clone() for name, value in state.items()}, path, metadata={"format": "pt"})
+            metadata = {"format": "pt", **({CLASSES: json.dumps(list(classes))} if classes else {})}
+            save_file({name: value.clone() for name, value in state.items()}, path, metadata=metadata)
         else:
             torch.save(wrapped.get(format_name, state), path)
     except (RuntimeError, SafetensorError) as error:  # their words for a full disk or a missing folder

@@ -21,7 +21,7 @@ from data.label_sets import read_label_sets
 from swin.batches import Data
 from swin.config import Config, config_from_dict
 from swin.config.messages import program_name
-from swin.create import build_model, eval_transform_args
+from swin.create import build_model, config_tree
 from swin.distributed import from_main, setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.command import run_command
@@ -34,11 +34,10 @@ from swin.evaluation.predictions import Predictions
 from swin.evaluation.table import Table
 from swin.evaluation.views import MultiView
 from swin.logger import Logger
-from swin.models import SwinTransformer
 from swin.preprocess import SMALL_IMAGE_PX, as_size
 from swin.records import encode, write_atomically, write_json
 from swin.run_folder import RunFolder
-from swin.weights import load_weights, model_arguments, read_weights
+from swin.weights import load_weights, read_weights
 from swin.weights.labels import imagenet_classes
 from swin.weights.source import Weights
 from tools.arguments import with_data_path
@@ -59,16 +58,7 @@ _COMPARED = (
 
 def build_config(weights: Weights, options: argparse.Namespace, **overrides: Any) -> Config:
     """Build the config of an evaluation: the checkpoint's own, or what shapes of foreign weights say; then flags."""
-    tree = weights.config
-    if tree is None:
-        arguments = model_arguments(weights.tensors)
-        transform = eval_transform_args(SwinTransformer(**arguments))
-        arguments.pop("num_classes")
-        size = arguments.pop("img_size")
-        swin = {key.upper(): list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
-        tree = {"MODEL": {"NAME": Path(weights.name).stem, "SWIN": swin}, "DATA": {"IMG_SIZE": size}}
-        tree["TEST"] = {"CROP": transform["crop"]}
-        tree["DATA"] |= {key.upper(): list(transform[key]) for key in ("mean", "std") if key in transform}
+    tree = config_tree(weights)
     if options.data_path:
         tree = with_data_path(tree, options.data_path)
     flags = {

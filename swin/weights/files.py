@@ -1,5 +1,6 @@
 """Reading weight files safely: no code in a file is ever run."""
 
+import json
 import pickle
 import re
 import warnings
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ _CONFIGS: list[Any] = [(OrderedDict, "yacs.config.CfgNode"), (OrderedDict, "argp
 # What weights, masks, indices and counters have; with the others torch can do little.
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _DTYPES = _FLOATS | {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+CLASSES = "classes"  # the metadata of a `.safetensors` file that has names of classes, a JSON list
 _DOS_FOLDER = 0x10  # the bit of a member's attributes in the directory
 
 
@@ -43,15 +45,23 @@ def find_weight_file(path: str | Path) -> Path:
 
 
 def read_weight_file(path: str | Path) -> Any:
-    """What a `.safetensors` file, or one written by `torch.save`, holds; see `read_torch_file`."""
+    """What a `.safetensors` file, with the names of classes in its metadata, or one of `torch.save` holds.
+
+    Raises:
+        CheckpointError: as `read_torch_file`.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         return read_torch_file(path)
     _check_is_file(path)
     try:
-        content = load_file(path, device="cpu")
+        content: dict[str, Any] = load_file(path, device="cpu")
         _check_structure(content, path.stat().st_size)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if CLASSES in metadata:
+            content[CLASSES] = json.loads(metadata[CLASSES])
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise _damaged(path, error) from None
     return content
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from swin.errors import CheckpointError
 from swin.models.swin import SwinTransformer
 from swin.variants import name_architecture
+from swin.weights.folder import describe_preprocessing
 from swin.weights.formats import DERIVED_BUFFERS
 from swin.weights.labels import imagenet_classes, match_classes
 from swin.weights.resize import resize_to
@@ -69,7 +70,8 @@ def load_weights(
 
     Args:
         model: the model, on any device.
-        source: a `.pth` or `.safetensors` file, a state dict in any format and wrapper, or what `read_weights` gave.
+        source: what `read_weights` takes, as a `.pth` or `.safetensors` file, a folder, a state dict in any format
+            and wrapper; or what it gave.
         source_format: one of `swin.weights.formats.FORMATS`; None to detect it.
         prefer_ema: take averaged weights where the file has some.
         min_matched: smallest fraction, in [0, 1], of the tensors in the model's layers that the file must have, and of
@@ -86,6 +88,8 @@ def load_weights(
     report = LoadReport(
         source.format, source.program, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else []
     )
+    if source.preprocessing:
+        report.notes.append(describe_preprocessing(source.preprocessing))
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report, strict)
     if strict:

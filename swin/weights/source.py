@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from swin.errors import CheckpointError
 from swin.weights.adapters import merge_adapters
 from swin.weights.files import find_weight_file, read_weight_file
+from swin.weights.folder import ModelFolder, read_folder
 from swin.weights.formats import FORMATS, detect_format, table_window, to_native
 
 _WRAPPERS = ("model", "state_dict")
@@ -36,6 +37,8 @@ class Weights:
         config: nested dict of the config that a training run of this project saves.
         threshold: of a run with any number of labels an image, the probability from which on a class is predicted, as
             found on its validation images; None for one label an image.
+        preprocessing: arguments of `swin.preprocess.make_eval_transform` and `channels`, where a folder of timm or
+            transformers says how images become the model's input.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Weights:
     is_averaged: bool = False
     config: dict[str, Any] | None = None
     threshold: float | None = None
+    preprocessing: dict[str, Any] | None = None
 
 
 def read_weights(
@@ -56,7 +60,8 @@ def read_weights(
 
     Args:
         source: a `.pth` or `.safetensors` file, or what is in one: a state dict, bare or wrapped; or the folder
-            of a run, for its best checkpoint, or of a published model.
+            of a run, for its best checkpoint, or of a published model of this program, timm or transformers, which
+            says more than the file in it.
         source_format: one of `FORMATS`; None to detect it.
         prefer_ema: take averaged weights where there are some.
 
@@ -65,7 +70,10 @@ def read_weights(
     """
     if source_format not in (None, *FORMATS):
         raise CheckpointError(f"there is no weight format {source_format!r}; choose from {', '.join(FORMATS)}.")
+    origin, about = source, None
     source = source if isinstance(source, Mapping) else find_weight_file(source)
+    if not isinstance(origin, Mapping) and not isinstance(source, Mapping) and source.parent == Path(origin):
+        about = read_folder(source.parent)
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     content = _mapping(source if isinstance(source, Mapping) else read_weight_file(source))
     plain = _unwrap(content)
@@ -89,7 +97,17 @@ def read_weights(
     config = config if type(config) is dict else None  # official checkpoints hold a yacs node, whose keys may differ
     classes, threshold = _classes(content, native, name), _threshold(content, name)
     program = _find_program(content, found_format)
-    return Weights(name, native, tensors, found_format, program, classes, is_averaged, config, threshold)
+    weights = Weights(name, native, tensors, found_format, program, classes, is_averaged, config, threshold)
+    return _described(weights, about) if about else weights
+
+
+def _described(weights: Weights, about: ModelFolder) -> Weights:
+    """Add what the folder says to what the file does."""
+    about.check(model_arguments(weights.tensors))
+    classes = about.classes or weights.classes
+    _check_classes(classes, weights.tensors, str(about.path))
+    weights = replace(weights, program=about.program, classes=classes, config=about.config)
+    return replace(weights, threshold=about.threshold, preprocessing=about.preprocessing)
 
 
 def _find_program(content: Mapping[Any, Any], format_name: str) -> str | None:
@@ -133,10 +151,14 @@ def _classes(content: Mapping[Any, Any], native: Mapping[str, Tensor], name: str
     meta = _mapping(content.get("meta"))
     named = (content.get("classes"), meta.get("CLASSES"), _mapping(meta.get("dataset_meta")).get("classes"))
     classes = next((list(map(str, found)) for found in named if isinstance(found, list | tuple) and found), None)
+    _check_classes(classes, native, name)
+    return classes
+
+
+def _check_classes(classes: list[str] | None, native: Mapping[str, Tensor], name: str) -> None:
     rows = [len(native[key]) for key in ("head.weight", "head.bias") if key in native and native[key].ndim]
     if classes and set(rows) - {len(classes)}:
         raise CheckpointError(f"{name} is damaged: its head has {rows[0]} rows, but it names {len(classes)} classes.")
-    return classes
 
 
 def _threshold(content: Mapping[Any, Any], name: str) -> float | None:

@@ -54,6 +54,9 @@ FILES_OF_RUNS |= {
     "report.json",
     "sizes.json",
     "folds.json",
+    "preprocessing.json",
+    "preprocessor_config.json",
+    "config.json",
 }
 FILES_OF_RUNS |= {"real.json", "test_map.txt"}
 FOLDERS = ("swin", "data", "tools", "scripts", "tests", "configs", "docs", ".ci")

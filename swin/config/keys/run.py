@@ -11,6 +11,9 @@ RUN = {
     "TEST.CROP": Key(True).means("""
         Resize the short side to 256/224 of IMG_SIZE and crop the centre; False resizes straight to IMG_SIZE, as is
         always done for sizes of 32 or less."""),
+    "TEST.CROP_PCT": Key(None, "null|float", "(0, 1]", is_new=True).means("""
+        With TEST.CROP, another ratio than 224/256: what remains of the short side where the centre is cropped, as timm
+        has it, for sizes of 32 or less too."""),
     "TEST.SEQUENTIAL": Key(False, deprecated=_IN_ORDER),
     "TEST.SHUFFLE": Key(False, deprecated=_IN_ORDER),
     "AMP_ENABLE": Key(True, flag="disable-amp").means("Mixed precision; False computes everything in float32."),
