@@ -3,10 +3,12 @@
 import errno
 import os
 import stat
+from typing import BinaryIO
 
 from swin.errors import DataError
 
 MAX_FILE_BYTES = 1 << 30  # what is larger is no image, and would fill the memory of every worker
+_PART_BYTES = 1 << 22  # that are read of a stream at once
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -60,3 +62,19 @@ def read_file(path: str | os.PathLike[str], name: str | None = None) -> bytes:
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
     raise DataError(f"{name}: has {size:,} bytes, and an image at most {MAX_FILE_BYTES:,}. Replace or remove the file.")
+
+
+def read_stream(stream: BinaryIO, name: str) -> bytes:
+    """Return what is left of a binary file, at most MAX_FILE_BYTES; raise a DataError that calls it `name`."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while size <= MAX_FILE_BYTES and (part := stream.read(_PART_BYTES)):
+            parts.append(part)
+            size += len(part)
+        content = b"".join(parts)
+    except (OSError, ValueError, TypeError) as error:  # it failed, is closed, or was not opened as a binary file
+        raise DataError(f"{name}: cannot be read as a binary file: {error}. Open it with mode 'rb'.") from None
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"{name}: has more than {MAX_FILE_BYTES:,} bytes, too many for an image.")
+    return content

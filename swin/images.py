@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from swin.errors import DataError
-from swin.files import read_file
+from swin.files import read_file, read_stream
 
 Content = bytes | np.ndarray  # what an image is stored as: a file's bytes, or uint8 (H, W) or (H, W, C)
 
@@ -64,8 +64,8 @@ def open_input(
         name = name or os.fspath(source)
         source = read_file(source, name)
     elif not isinstance(source, bytes):
-        name = name or str(getattr(source, "name", "an image file"))
-        source = source.read()
+        name = name or str(getattr(source, "name", "an open file"))
+        source = read_stream(source, name)
     try:
         return _read_picture(source, channels, exif) if channels in MODES else _read_array(source, channels)
     except DataError as error:

@@ -1,32 +1,29 @@
 """Class names and scores for images, from a checkpoint or a model at hand."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from swin.config import Config, config_from_dict
 from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
 from swin.errors import CheckpointError, ConfigError, DataError
-from swin.images import MODES, image_extensions, open_input, to_channels, to_pixels
+from swin.evaluation.views import MultiView
+from swin.inputs import ImageInput, ImagePath, find_files, is_one_input, read_input
 from swin.models import SwinTransformer, list_models
 from swin.preprocess import build_eval_transform, make_eval_transform
 from swin.weights import load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes, imagenet_names
 
-ImagePath = str | os.PathLike[str]
-ImageInput = ImagePath | Image.Image | np.ndarray
-
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channels": 3}
-_BATCH_SIZE = 32
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Predictor:
         exif: Whether files are turned as their EXIF orientation says.
         threshold: Of any number of labels an image, the probability from which on a class is predicted; None for one
             label.
+        dtype: Of the model's weights, which images are cast to.
     """
 
     model: nn.Module
@@ -51,30 +49,41 @@ class Predictor:
     device: torch.device
     exif: bool = False
     threshold: float | None = None
+    dtype: torch.dtype = torch.float32
+
+    def with_flips(self) -> "Predictor":
+        """Return one that gives the mean of an image's probabilities and those of its mirror image."""
+        views = MultiView(self.model, size=None, flip=True, multi_label=self.threshold is not None)
+        return replace(self, model=views.eval())
+
+    def predict(
+        self,
+        sources: Iterable[ImageInput],
+        *,
+        top_k: int | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the result of each input as `inference_model` gives it, a batch at a time; see there."""
+        left = iter(sources)
+        while batch := list(islice(left, batch_size)):
+            found = [self._read_or_error(source, on_error) for source in batch]
+            images = [image for image in found if isinstance(image, Tensor)]
+            scores = iter(self.scores(images) if images else ())
+            for each in found:
+                yield self.describe(next(scores), top_k) if isinstance(each, Tensor) else {"error": str(each)}
+
+    def _read_or_error(self, source: ImageInput, on_error: str) -> Tensor | DataError:
+        try:
+            return self.read(source)
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            return error
 
     def read(self, source: ImageInput) -> Tensor:
-        """Turn one input of `inference_model` into what `scores` takes: uint8 (channels, H, W).
-
-        Raises:
-            DataError: If the file cannot be decoded, or the array is not an image.
-        """
-        if isinstance(source, Image.Image):
-            try:
-                source.load()
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DataError(f"The PIL image cannot be decoded: {error}. Give another image.") from None
-            return to_pixels(to_channels(source, self.channels))
-        if not isinstance(source, np.ndarray):
-            return open_input(source, channels=self.channels, exif=self.exif)
-        is_picture = self.channels in MODES
-        wanted = "(H, W), (H, W, 3) RGB or (H, W, 4) RGBA" if is_picture else f"(H, W, {self.channels})"
-        depths = ((), (1,), (3,), (4,)) if is_picture else ((self.channels,),)
-        if source.dtype != np.uint8 or source.ndim < 2 or source.shape[2:] not in depths or source.size == 0:
-            raise DataError(
-                f"An array of shape {source.shape} and type {source.dtype} is not an image: "
-                f"expected uint8 of shape {wanted}."
-            )
-        return open_input(source, channels=self.channels)
+        """Turn one input of `inference_model` into what `scores` takes, uint8 (channels, H, W); see `read_input`."""
+        return read_input(source, channels=self.channels, exif=self.exif)
 
     @torch.no_grad()
     def scores(self, images: Sequence[Tensor]) -> Tensor:
@@ -84,7 +93,7 @@ class Predictor:
             CheckpointError: If the model gives NaN or infinite outputs, or its classes are not as many as its names.
         """
         batch_BCHW = torch.stack([self.transform(image) for image in images])
-        logits_BK: Tensor = self.model(batch_BCHW.to(self.device)).float().cpu()
+        logits_BK: Tensor = self.model(batch_BCHW.to(self.device, self.dtype)).float().cpu()
         if not torch.isfinite(logits_BK).all():
             raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
         if self.classes is not None and len(self.classes) != logits_BK.shape[1]:
@@ -108,67 +117,80 @@ class Predictor:
 
 
 def inference_model(
-    model_or_checkpoint: nn.Module | ImagePath,
-    image_or_images: ImageInput | Sequence[ImageInput],
+    model_or_checkpoint: Predictor | nn.Module | ImagePath,
+    image_or_images: ImageInput | Iterable[ImageInput],
     *,
     checkpoint: ImagePath | None = None,
     top_k: int | None = None,
     device: str = "auto",
+    dtype: str | None = None,
+    flip: bool = False,
+    on_error: str = "raise",
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """Classify images.
 
-    A model given as an object is used as it is and afterwards has its training mode and device back. Its attribute
-    `classes` gives the names, `eval_transform_args` (a dict) the arguments of `swin.preprocess.make_eval_transform`; by
-    default images are normalised as for ImageNet, at the model's `img_size` or 224 pixels. A Swin model without names
-    and with as many outputs as ImageNet has classes, 1,000 or 21,841, is taken to name those. An attribute `threshold`
-    makes it a model of any number of labels an image, which it is the probability of: see Returns.
-
     Args:
-        model_or_checkpoint: A model, a file as for `load_predictor`, or a name from `list_models()` together with
-            `checkpoint`.
-        image_or_images: A file, a PIL image or a uint8 array (H, W) grey or (H, W, 3) RGB or (H, W, 4) RGBA, or
-            (H, W, C) for a model of C other channels; a list of these; or a folder, whose images are taken in the
-            order of `list_images`.
+        model_or_checkpoint: What `load_predictor` returns, which opens a file once for many calls; a file as for that;
+            a model, see `make_predictor`; or a name from `list_models()` together with `checkpoint`.
+        image_or_images: One input as for `swin.inputs.read_input`: a path, bytes, an open file, a PIL image, an array
+            or a tensor; a list of these; or a folder or a pattern such as `photos/*.jpg`, whose images are taken in
+            the order of their paths.
         checkpoint: Weight file of any format for a model given by name. Its head says how many classes there are.
         top_k: Adds the key `top_k`: this many classes, or all if there are fewer, as dicts of `label`, `class` and
             `score`, best first.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` leaves a model given as an object where it is.
+        device: As for `load_predictor`; `auto` leaves a model given as an object where it is.
+        dtype: As for `load_predictor`, of a file.
+        flip: Whether to take the mean of the probabilities of each image and its mirror image, in twice the time.
+        on_error: `raise` the error of an image that cannot be used, or `report` it: its dict has the key `error` only.
 
     Returns:
-        A dict for one image, a list of dicts for a list or a folder. Keys: `pred_scores` (K probabilities),
-        `pred_label` (index of the greatest), `pred_score` (its probability) and `pred_class` (its name; the index as
-        text where names are not known). With a threshold, also `pred_labels` and `pred_classes`: all from it on, which
-        may be none, best first.
+        A dict for one image, a list of dicts for several. Keys: `pred_scores` (K probabilities), `pred_label` (index
+        of the greatest), `pred_score` (its probability) and `pred_class` (its name; the index as text where names are
+        not known). With a threshold, also `pred_labels` and `pred_classes`: all from it on, maybe none, best first.
 
     Raises:
-        DataError: If an image cannot be used.
+        DataError: If an image cannot be used, or there are none.
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If the arguments do not go together.
     """
+    _check_arguments(top_k, on_error)
+    with _open_predictor(model_or_checkpoint, checkpoint, device, dtype) as predictor:
+        used = predictor.with_flips() if flip else predictor
+        is_one, sources = _find_sources(image_or_images, predictor.channels)
+        results = list(used.predict(sources, top_k=top_k, on_error=on_error))
+        return results[0] if is_one else results
+
+
+def _check_arguments(top_k: int | None, on_error: str) -> None:
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k is {top_k}; ask for at least 1 class.")
-    with _open_predictor(model_or_checkpoint, checkpoint, device) as predictor:
-        if isinstance(image_or_images, str | os.PathLike) and Path(image_or_images).is_dir():
-            image_or_images = list_images(image_or_images, predictor.channels)
-        if isinstance(image_or_images, str | os.PathLike | Image.Image | np.ndarray):
-            return _classify(predictor, [image_or_images], top_k)[0]
-        return _classify(predictor, list(image_or_images), top_k)
+    if on_error not in ("raise", "report"):
+        raise ConfigError(f"on_error is {on_error!r}; give 'raise' or 'report'.")
 
 
-def _classify(predictor: Predictor, sources: Sequence[ImageInput], top_k: int | None) -> list[dict[str, Any]]:
-    results = []
-    for start in range(0, len(sources), _BATCH_SIZE):
-        images = [predictor.read(source) for source in sources[start : start + _BATCH_SIZE]]
-        results += [predictor.describe(scores_K, top_k) for scores_K in predictor.scores(images)]
-    return results
+def _find_sources(given: Any, channels: int) -> tuple[bool, Iterable[ImageInput]]:
+    """Return whether what `inference_model` was given is one image, and the inputs that it stands for."""
+    if isinstance(given, str | PathLike) and (files := find_files(given, channels)) is not None:
+        return False, files
+    is_one = is_one_input(given) or not isinstance(given, Iterable)
+    return is_one, [given] if is_one else given
 
 
 @contextmanager
-def _open_predictor(model: nn.Module | ImagePath, checkpoint: ImagePath | None, device: str) -> Iterator[Predictor]:
+def _open_predictor(
+    model: Predictor | nn.Module | ImagePath, checkpoint: ImagePath | None, device: str, dtype: str | None
+) -> Iterator[Predictor]:
     """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
-    if isinstance(model, nn.Module):
-        if checkpoint is not None:
-            raise ConfigError("checkpoint= goes with a model's name; load weights into an object with load_weights.")
+    if isinstance(model, Predictor | nn.Module) and (checkpoint is not None or dtype is not None):
+        raise ConfigError(
+            "checkpoint= and dtype= go with a model's name or file; load weights into an object with load_weights, and "
+            "cast it with its method `to`."
+        )
+    if isinstance(model, Predictor):
+        if device != "auto":
+            raise ConfigError("A predictor is on a device already: give that to load_predictor.")
+        yield model
+    elif isinstance(model, nn.Module):
         modes = [(module, module.training) for module in model.modules()]
         home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         used = home if device == "auto" else select_device(device)
@@ -179,15 +201,23 @@ def _open_predictor(model: nn.Module | ImagePath, checkpoint: ImagePath | None, 
             for module, mode in modes:
                 module.training = mode
     elif checkpoint is not None:
-        yield load_predictor(checkpoint, device=device, variant=str(model))
+        yield load_predictor(checkpoint, device=device, variant=str(model), dtype=dtype)
     elif str(model) in list_models() and not Path(model).exists():
         raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
     else:
-        yield load_predictor(model, device=device)
+        yield load_predictor(model, device=device, dtype=dtype)
 
 
 def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
-    """Wrap a model as `inference_model` uses it: see there for its attributes."""
+    """Wrap a model on a device, in evaluation mode and of any number format.
+
+    `inference_model` does this to a model that it is given as an object, which afterwards has its training mode and
+    device back. The attribute `classes` gives the names, `eval_transform_args` (a dict) the arguments of
+    `swin.preprocess.make_eval_transform`; by default images are normalised as for ImageNet, at the model's `img_size`
+    or 224 pixels. A Swin model without names and with as many outputs as ImageNet has classes, 1,000 or 21,841, is
+    taken to name those. An attribute `threshold` is the probability from which on a class is one of an image's labels,
+    which may be any number.
+    """
     defaults = {"img_size": getattr(model, "img_size", 224), "crop": True, "interpolation": "bicubic", **_IMAGENET}
     arguments: dict[str, Any] = {**defaults, **(getattr(model, "eval_transform_args", None) or {})}
     classes = getattr(model, "classes", None)
@@ -195,11 +225,18 @@ def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
         classes = [imagenet_names()[synset] for synset in synsets]
     channels = arguments.pop("channels")
     threshold = getattr(model, "threshold", None)
-    return Predictor(model, make_eval_transform(**arguments), channels, classes, device, threshold=threshold)
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    transform = make_eval_transform(**arguments)
+    return Predictor(model, transform, channels, classes, device, threshold=threshold, dtype=dtype)
 
 
 def load_predictor(
-    checkpoint: ImagePath, *, device: str = "auto", variant: str | None = None, cfg: Config | None = None
+    checkpoint: ImagePath,
+    *,
+    device: str = "auto",
+    variant: str | None = None,
+    cfg: Config | None = None,
+    dtype: str | None = None,
 ) -> Predictor:
     """Build the model of a weight file, with averaged weights where it has some.
 
@@ -207,15 +244,20 @@ def load_predictor(
     model is read off the shapes of the weights, and images are prepared as for the published models.
 
     Args:
-        checkpoint: File of a training run, or weights of any program that `swin.load_weights` knows.
-        device: As for `inference_model`.
+        checkpoint: File or folder of a training run, or weights of any program that `swin.load_weights` knows.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         variant: Name of the model, as for `create_model`, if it is not to be read off the file.
         cfg: What is taken in place of the config that the file carries, if any.
+        dtype: `fp32`, the default, or `bf16`, which the weights are cast to once: faster where the processor has it and
+            several times slower elsewhere, with probabilities that differ in the third digit.
 
     Raises:
         CheckpointError: If the file cannot be read, or holds no classifier.
     """
     chosen = select_device(device)
+    if dtype not in (None, *_DTYPES):
+        raise ConfigError(f"dtype is {dtype!r}; give {' or '.join(map(repr, _DTYPES))}.")
+    number_format = _DTYPES[dtype or "fp32"]
     weights = read_weights(Path(checkpoint))
     if "head.bias" not in weights.tensors:
         raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
@@ -232,22 +274,8 @@ def load_predictor(
     if weights.preprocessing:
         model.eval_transform_args = weights.preprocessing
     load_weights(model, weights, strict=True)
-    model.to(chosen).eval()
+    model.to(chosen, number_format).eval()
     if cfg:
-        transform, channels = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS
-        return Predictor(model, transform, channels, model.classes, chosen, cfg.DATA.EXIF, weights.threshold)
+        transform, channels, exif = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, cfg.DATA.EXIF
+        return Predictor(model, transform, channels, model.classes, chosen, exif, weights.threshold, number_format)
     return replace(make_predictor(model, chosen), threshold=weights.threshold)
-
-
-def list_images(folder: ImagePath, channels: int = 3) -> list[Path]:
-    """Return the images for a model of so many channels in a folder and its subfolders, sorted by path.
-
-    Hidden files and folders are left out. Raises a DataError if there are none.
-    """
-    root = Path(folder)
-    extensions = image_extensions(channels)
-    paths = (path for path in root.rglob("*") if path.suffix.lower() in extensions and path.is_file())
-    images = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    if not images:
-        raise DataError(f"{root} holds no images: expected files that end in {', '.join(extensions)}.")
-    return images

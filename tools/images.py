@@ -12,7 +12,8 @@ from tqdm import tqdm
 from data.sources import FolderImages, Source
 from swin.errors import DataError
 from swin.images import open_input, to_image
-from swin.inference import Predictor, list_images
+from swin.inference import Predictor
+from swin.inputs import list_images
 
 
 def open_images(path: Path, channels: int) -> FolderImages:

@@ -10,7 +10,8 @@ from swin.config import config_to_dict, load_config
 from swin.create import build_model, create_model
 from swin.errors import CheckpointError, ConfigError, DataError
 from swin.images import to_pixels
-from swin.inference import inference_model, list_images, load_predictor, make_predictor
+from swin.inference import inference_model, load_predictor, make_predictor
+from swin.inputs import list_images
 from swin.models import VARIANTS
 from swin.variants import Variant
 
@@ -67,6 +68,73 @@ def test_one_image_gives_one_dict():
     expected = torch.softmax(torch.tensor([0.0, 0.0, 1.0]), dim=0)
     torch.testing.assert_close(torch.tensor(result["pred_scores"]), expected)
     assert result["pred_score"] == result["pred_scores"][2]
+
+
+def test_a_predictor_is_opened_once(checkpoint):
+    predictor = load_predictor(checkpoint())
+    assert inference_model(predictor, coloured("red"))["pred_class"] == "blue"
+    assert inference_model(predictor, [coloured("red")], top_k=1)[0]["top_k"][0]["class"] == "blue"
+
+
+def test_weights_are_cast_once_and_images_follow(checkpoint):
+    plain, cast = (inference_model(checkpoint(), coloured("red"), dtype=dtype) for dtype in (None, "bf16"))
+    assert load_predictor(checkpoint(), dtype="bf16").model.head.weight.dtype == torch.bfloat16
+    assert cast["pred_scores"] == pytest.approx(plain["pred_scores"], abs=0.01)
+    model = Brightest().bfloat16()
+    assert inference_model(model, coloured("blue"))["pred_class"] == "blue"
+    assert model.scale.dtype == torch.bfloat16
+
+
+class Left(Brightest):
+    """Its logits are the brightness of the left half, twice that of the right one, and a fifth."""
+
+    def forward(self, images):
+        left, right = (half.mean(dim=(1, 2, 3)) for half in images.chunk(2, dim=3))
+        return torch.stack([left, 2 * right, torch.full_like(left, 0.2)], dim=1)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_flips_give_the_mean_of_both_views(threshold):
+    model = Left()
+    model.threshold = threshold
+    image = Image.new("RGB", (8, 8), "black")
+    image.paste("white", (0, 0, 4, 8))
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    one, other = (torch.tensor(inference_model(model, each)["pred_scores"]) for each in (image, mirrored))
+    assert not torch.allclose(one, other)
+    for each in (image, mirrored):
+        result = inference_model(model, each, flip=True)
+        torch.testing.assert_close(torch.tensor(result["pred_scores"]), (one + other) / 2)
+
+
+def test_a_pattern_is_taken_in_sorted_order(tmp_path):
+    for name in ("b/red.png", "a/blue.png", "a/lime.jpg", "a/deep/red.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        coloured(name.split("/")[-1].split(".")[0]).save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    for pattern, expected in (("*/*", [2, 1, 0]), ("**", [2, 0, 1, 0]), ("a/[bx]*.png", [2])):
+        assert [result["pred_label"] for result in inference_model(Brightest(), tmp_path / pattern)] == expected
+    with pytest.raises(DataError, match=r"\*\.gif matches no images: expected files that end in \.jpg"):
+        inference_model(Brightest(), tmp_path / "*.gif")
+
+
+def test_images_that_cannot_be_used_are_reported_on_request(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    absent = tmp_path / "absent.png"
+    sources = [coloured("red"), tmp_path / "bad.png", absent, None, np.zeros((4, 4)), coloured("blue")]
+    results = inference_model(Brightest(), sources, on_error="report")
+    assert [result.get("pred_label") for result in results] == [0, None, None, None, None, 2]
+    assert all(set(result) == ({"error"} if "pred_label" not in result else KEYS) for result in results)
+    for result, words in zip(
+        results[1:5], ("bad.png: is not an image", "absent.png", "NoneType", "float64"), strict=True
+    ):
+        assert words in result["error"]
+    assert set(inference_model(Brightest(), absent, on_error="report")) == {"error"}
+    assert inference_model(Brightest(), [absent, absent], on_error="report")[1]["error"].count("absent.png") == 1
+    with pytest.raises(DataError, match=r"bad\.png"):
+        inference_model(Brightest(), sources)
+    with pytest.raises(ConfigError, match="on_error is 'ignore'"):
+        inference_model(Brightest(), sources, on_error="ignore")
 
 
 def test_files_images_and_arrays_agree(tmp_path):
@@ -237,9 +305,15 @@ def test_unusable_arguments(arguments, kind, words):
         inference_model(*arguments)
 
 
-def test_a_model_object_takes_no_checkpoint():
+def test_an_open_model_takes_no_checkpoint_and_no_number_format(checkpoint):
     with pytest.raises(ConfigError, match="load_weights"):
         inference_model(Brightest(), coloured("red"), checkpoint="w.pth")
+    with pytest.raises(ConfigError, match="its method `to`"):
+        inference_model(Brightest(), coloured("red"), dtype="bf16")
+    with pytest.raises(ConfigError, match="on a device already"):
+        inference_model(load_predictor(checkpoint()), coloured("red"), device="cpu")
+    with pytest.raises(ConfigError, match="dtype is 'int8'"):
+        inference_model(checkpoint(), coloured("red"), dtype="int8")
 
 
 def test_damaged_weights_are_noticed():

@@ -14,7 +14,8 @@ from data.transforms import TrainTransform
 from swin.config import load_config
 from swin.errors import ConfigError, DataError
 from swin.images import open_input
-from swin.inference import inference_model, list_images
+from swin.inference import inference_model
+from swin.inputs import list_images
 from swin.models import SwinTransformer
 from swin.preprocess import EvalResize
 from tools import check_dataset, pack_dataset

@@ -73,6 +73,91 @@ def test_a_terminal_sees_how_far_it_is(files, capsys, monkeypatch, style):
     assert ("predicting" in terminal.getvalue()) == (style == "json")
 
 
+def test_many_inputs_in_their_order(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    (files / "names.txt").write_bytes("\ufeffimages/c.png\n\n  images/absent.png \r\n".encode())
+    given = ["images/c.png", "images/*.png", "--input", "images", "@names.txt"]
+    assert main(["--checkpoint", "best.pth", "--format", "jsonl", "--input", *given]) == 2
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [row["file"][7:] for row in rows] == ["c.png", *["a.png", "c.png"] * 2, "c.png", "absent.png"]
+    assert ["error" in row for row in rows] == [False] * 6 + [True]
+    assert "1 of 7 files could not be read" in captured.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"images/a.png\n")))
+    assert main(["--checkpoint", "best.pth", "--input", "@-"]) == 0
+    assert capsys.readouterr().out.startswith("images/a.png  the")
+
+
+def test_an_image_on_standard_input(files, capsys, monkeypatch):
+    content = (files / "images" / "a.png").read_bytes()
+    for given, status in ((content, 0), (content[:20], 2)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
+        assert main(["--checkpoint", str(files / "best.pth"), "--input", "-"]) == status
+        assert capsys.readouterr().out.startswith('-  the "dog" ' if status == 0 else "-  error: ")
+
+
+@pytest.mark.parametrize("style", ["text", "json", "jsonl", "csv"])
+def test_a_file_holds_what_would_be_printed(files, capsys, style):
+    expected = predict(files, capsys, "--format", style)[1]
+    for flags in (["--format", style, "--output", f"{files}/out"], ["--output", f"{files}/out.{style}"]):
+        assert predict(files, capsys, *flags) == (0, "", "")
+        assert Path(flags[-1]).read_text() == expected
+    status, out, err = predict(files, capsys, "--format", style, "--output", str(files / "absent" / "out"))
+    assert (status, out) == (2, "")
+    assert "absent/out cannot be written" in err
+
+
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_parquet_holds_the_rows_of_json(files, capsys, threshold):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    if threshold:
+        content = torch.load(files / "best.pth", weights_only=True)
+        torch.save({**content, "multi_label": True, "threshold": threshold}, files / "best.pth")
+    (files / "images" / "b.png").write_bytes(b"not an image")
+    expected = json.loads(predict(files, capsys, "--format", "json")[1])
+    assert predict(files, capsys, "--output", str(files / "out.parquet"))[0] == 2
+    rows = parquet.read_table(files / "out.parquet").to_pylist()
+    assert [{key: value for key, value in row.items() if value is not None} for row in rows] == expected
+    assert predict(files, capsys, "--format", "parquet")[2] == (
+        "error: --format parquet is written to a file only: add --output FILE.\n"
+    )
+    assert sorted(path.name for path in files.iterdir()) == ["best.pth", "images", "out.parquet"]
+
+
+def test_flips_and_number_formats_change_the_scores_a_little(files, capsys):
+    content = torch.load(files / "best.pth", weights_only=True)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(content["model"]["head.weight"])
+    torch.save(content, files / "best.pth")
+    Image.linear_gradient("L").rotate(90).save(files / "images" / "a.png")
+    Image.linear_gradient("L").rotate(-90).save(files / "images" / "c.png")
+
+    def scores(*flags):
+        rows = json.loads(predict(files, capsys, "--format", "json", "--top-k", "3", *flags)[1])
+        return [[best["score"] for best in sorted(row["top_k"], key=lambda best: best["label"])] for row in rows]
+
+    plain, flipped, cast = (torch.tensor(scores(*flags)) for flags in ((), ("--flip",), ("--dtype", "bf16")))
+    assert (plain[0] - plain[1]).abs().max() > 0.01  # each is the mirror image of the other
+    torch.testing.assert_close(flipped, plain.mean(dim=0).expand(2, 3), rtol=0, atol=1e-5)
+    assert 0 < (cast - plain).abs().max() < 0.05
+
+
+def test_quiet_says_errors_only(files, capsys, monkeypatch):
+    run = files / "run" / "checkpoints"
+    run.mkdir(parents=True)
+    (files / "best.pth").rename(run / "last.pth")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    given = ["--checkpoint", str(files / "run"), "--input", str(files / "images"), "--output", str(files / "a.txt")]
+    assert main([*given, "--quiet"]) == 0
+    assert terminal.getvalue() == ""
+    assert main(given) == 0
+    assert "note: there is no best.pth" in terminal.getvalue()
+    (files / "images" / "b.png").write_bytes(b"not an image")
+    assert main([*given, "--quiet"]) == 2
+    assert terminal.getvalue().endswith("error: 1 of 3 files could not be read; the output names them.\n")
+
+
 def test_json_is_one_document_and_top_k_is_clipped(files, capsys):
     status, out, _ = predict(files, capsys, "--format", "json", "--top-k", "9", source="images/a.png")
     assert status == 0
@@ -115,6 +200,9 @@ def test_a_bad_file_is_named_and_the_others_predicted(files, capsys, style, batc
         (["--checkpoint", "absent.pth"], "absent.pth"),
         (["--input", "absent.png"], "--input absent.png does not exist"),
         (["--device", "tpu"], "'tpu' is not supported"),
+        (["--input", "absent/*.png"], "absent/*.png matches no images"),
+        (["--input", "@absent.txt"], "absent.txt: cannot be read"),
+        (["--input", "@/dev/null"], "/dev/null"),
     ],
 )
 def test_errors_are_one_message(files, capsys, flags, words):
