@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from swin.errors import CheckpointError
-from swin.preprocess import INTERPOLATIONS, EvalResize, EvalTransform, make_eval_transform
+from swin.preprocess import INTERPOLATIONS, EvalResize, EvalTransform, Normalise
 
 KEY = "swin"  # under which a file's metadata has the JSON text of a description
 
@@ -21,6 +21,7 @@ class Description:
         mean: of each channel, on a scale of 0 to 1.
         std: standard deviation of each channel, likewise.
         crop: whether the centre is cut out of a larger image, see `swin.preprocess.EvalResize`.
+        crop_pct: what remains of the short side then, as a fraction.
         interpolation: by which images are resized, a key of `swin.preprocess.INTERPOLATIONS`.
         exif: whether images are turned as their EXIF orientation says.
         threshold: of any number of labels an image, the probability from which on a class is predicted; None for one.
@@ -36,6 +37,7 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: bool
+    crop_pct: float
     interpolation: str
     exif: bool = False
     threshold: float | None = None
@@ -48,14 +50,18 @@ class Description:
         """Describe the transform of a predictor, and other attributes as they are given."""
         resize, normalise = transform.resize, transform.normalise
         mean, std = (tuple(values.flatten().tolist()) for values in (normalise.mean_C11, normalise.std_C11))
-        return cls(size=resize.size, mean=mean, std=std, crop=resize.crop, interpolation=resize.interpolation, **facts)
+        facts |= {"crop": resize.crop, "crop_pct": resize.crop_pct, "interpolation": resize.interpolation}
+        return cls(size=resize.size, mean=mean, std=std, **facts)
+
+    def resize(self) -> EvalResize:
+        """Make what brings pixels, uint8 (channels, h, w), to the graph's size."""
+        crop_pct = self.crop_pct if self.crop else None
+        return EvalResize(img_size=self.size, crop=self.crop, interpolation=self.interpolation, crop_pct=crop_pct)
 
     def transform(self) -> EvalTransform | EvalResize:
         """Make what turns pixels, uint8 (channels, h, w), into the graph's input (channels, H, W)."""
-        made = make_eval_transform(
-            img_size=self.size, crop=self.crop, interpolation=self.interpolation, mean=self.mean, std=self.std
-        )
-        return made.resize if self.has_preprocessing else made
+        resize = self.resize()
+        return resize if self.has_preprocessing else EvalTransform(resize, Normalise(self.mean, self.std))
 
     def to_json(self) -> str:
         """Return the text that a file carries."""
@@ -86,6 +92,7 @@ class Description:
             and 0 < width <= 1 << 14
             and len(mean) == len(std) == self.channels
             and all(deviation > 0 for deviation in std)
+            and 0 < self.crop_pct <= 1
             and self.interpolation in INTERPOLATIONS
             and self.precision in ("fp32", "bf16", "int8")
             and (self.threshold is None or 0 <= self.threshold <= 1)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from swin.engines import Description, Engine
 from swin.errors import CheckpointError
-from swin.inference import Predictor, list_images
+from swin.inference import Predictor
+from swin.inputs import list_images
 from swin.preprocess import Normalise
 
 BATCHES = (1, 3, 8)
@@ -55,7 +56,7 @@ def read_pixels(predictor: Predictor, description: Description, folder: Path | N
         shape = (needed, description.channels, *description.size)
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)), "noise"
     files = list_images(folder, description.channels)[:needed]
-    resize = Description(**{**vars(description), "has_preprocessing": True}).transform()
+    resize = description.resize()
     images = [resize(predictor.read(file)) for file in files]
     return torch.stack([images[index % len(images)] for index in range(needed)]), f"{len(files)} images of {folder}"
 

@@ -16,7 +16,7 @@ from swin.engine.precision import choose_precision
 from swin.engines import Description
 from swin.errors import ConfigError
 from swin.evaluation.predictions import EvalResult
-from swin.preprocess import Normalise, make_eval_transform
+from swin.preprocess import Normalise
 from swin.weights import read_weights
 from tools.evaluate import build_config
 from tools.export.check import graph_input
@@ -41,10 +41,7 @@ class Labelled:
         if self.data.view is None or self.data.train is None:
             raise ConfigError("the data set has no training part, whose images set the scales of 8 bits.")
         about, total = self.description, self.data.train.num_samples
-        transform = make_eval_transform(
-            img_size=about.size, crop=about.crop, interpolation=about.interpolation, mean=about.mean, std=about.std
-        )
-        chosen = self.data.view(transform.resize, range(0, total, -(-total // _NUM_CALIBRATED)))
+        chosen = self.data.view(about.resize(), range(0, total, -(-total // _NUM_CALIBRATED)))
         return [graph_input(batch.images.contiguous(), about).numpy() for batch in chosen]
 
     def evaluate(self, model: nn.Module, *, takes_pixels: bool = False) -> EvalResult:
