@@ -41,7 +41,7 @@ logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])""",
 
 def escape(text: str) -> str:
     """Return text that Markdown and HTML show as it is: what may be markup is given by its number."""
-    return re.sub(r"[^\w ]|_", lambda found: f"&#{ord(found[0])};", printable(text))
+    return re.sub(r"[^\w ,'()-]|_|(?<!\w)-|-(?!\w)", lambda found: f"&#{ord(found[0])};", printable(text).strip())
 
 
 def make_card(

@@ -87,7 +87,7 @@ def publish(source: str, output: Path, to: str = "swin", license_id: str | None 
             to,
             license_id=license_id,
             model=_describe_model(model, cfg, weights),
-            images="\n\n".join([f"{describe_preprocessing(how)}.".capitalize(), *notes]),
+            images="\n\n".join([f"In prediction {describe_preprocessing(how)}.", *notes]),
             classes=names,
             outputs=_describe_outputs(weights.threshold),
             metrics=metrics,

@@ -136,7 +136,7 @@ def describe_preprocessing(how: Mapping[str, Any]) -> str:
         words = f"resized until it just covers {sides} pixels, of which the centre of {height} x {width} is cut out"
     else:
         words = f"squashed to {height} x {width} pixels, whatever its proportions, nothing is cut off"
-    return f"in prediction, as its folder says, an image is {words}; {how['interpolation']}"
+    return f"an image is {words}; {how['interpolation']}"
 
 
 def _read_ours(folder: Path) -> ModelFolder:

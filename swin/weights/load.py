@@ -89,7 +89,7 @@ def load_weights(
         source.format, source.program, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else []
     )
     if source.preprocessing:
-        report.notes.append(describe_preprocessing(source.preprocessing))
+        report.notes.append(f"as its folder says, in prediction {describe_preprocessing(source.preprocessing)}")
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report, strict)
     if strict:
