@@ -27,7 +27,7 @@ def test_every_package_is_installed():
 def test_the_oldest_versions_are_the_lower_bounds():
     extras = PROJECT["optional-dependencies"]
     bounds = {}
-    named = ("report", "trackers", "hub", "optim", "lora", "test")
+    named = ("report", "trackers", "hub", "optim", "lora", "onnx", "openvino", "test")
     for text in [*PROJECT["dependencies"], *(text for name in named for text in extras[name])]:
         requirement = Requirement(text)
         lowest = [Version(item.version) for item in requirement.specifier if item.operator == ">="]
