@@ -129,7 +129,7 @@ def serve(page: Any, port: int | None) -> str:
             footer_links=[],
             app_kwargs={"middleware": [Middleware(OnlyFromHere)]},
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConfigError(
             f"--port {port} cannot be used: it is taken, or not for users. Give another. ({error})"
         ) from None

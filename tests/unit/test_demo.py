@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -71,6 +72,24 @@ def test_without_gradio_an_error_names_the_extra(monkeypatch, capsys):
     monkeypatch.setattr("tools.demo.find_spec", lambda name: None)
     assert main(["--checkpoint", "absent.pth"]) == 2
     assert 'pip install "swin-trainer[demo]"' in capsys.readouterr().err
+
+
+def test_a_port_that_cannot_be_used_is_an_error(checkpoint):
+    """In a process of its own: gradio leaves sockets and loops open."""
+    if find_spec("gradio") is None or find_spec("pytorch_grad_cam") is None:
+        pytest.skip("gradio or grad-cam is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [str(taken.getsockname()[1]), "70000"]
+        given = ["--checkpoint", str(checkpoint), "--device", "cpu", "--port"]
+        code = f"from tools.demo import main; print([main([*{given}, port]) for port in {ports}])"
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        )
+    assert run.stdout == "[2, 2]\n"
+    lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split(" cannot be used")[0] for line in lines] == [f"error: --port {port}" for port in ports]
 
 
 def see_what_is_dropped(tab, photo):
