@@ -198,7 +198,7 @@ def _read_timm(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
         raise _refused(folder, f"{what}, and this version reads those whose names begin with swin_")
     claims = {**_timm_shape(config["architecture"]), **config.get("model_args", {})}
     claims["num_classes"] = config.get("num_classes", how.get("num_classes"))
-    labels = config.get("label_names", how.get("label_names"))
+    labels = config.get("label_names", how.get("label_names", how.get("labels")))
     channels, *size = how.get("input_size", (3, 224, 224))
     mode, crop_pct = how.get("crop_mode", "center"), how.get("crop_pct", 0.875)
     if mode != "center" and not (mode == "squash" and crop_pct == 1.0):

@@ -157,6 +157,7 @@ def test_an_older_folder_of_timm_has_all_in_one_mapping(publish):
     folder = publish("timm")
     (folder / "config.json").write_text(json.dumps(flat))
     assert read_weights(folder).preprocessing["crop_pct"] == 0.9
+    assert read_weights(folder).classes == NAMES
 
 
 def test_names_of_classes_travel_in_a_single_file(tmp_path):
