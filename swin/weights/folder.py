@@ -22,6 +22,7 @@ from swin.errors import CheckpointError, ConfigError, printable
 from swin.files import open_regular
 from swin.images import MODES
 from swin.preprocess import INTERPOLATIONS, TENSOR_MODES
+from swin.variants import find_variant
 
 OURS = "this program"
 SUMS = "SHA256SUMS"
@@ -85,13 +86,10 @@ class ModelFolder:
             if name == "mlp_ratio" and type(said) in (int, float) and math.isfinite(said):
                 is_same = int(arguments["embed_dim"] * said) == round(arguments["embed_dim"] * found)
             if not is_same:
-                said = printable(reprlib.repr(said))
-                raise _refused(self.path, f"says {name} {said}, but its weights have {found}")
-        channels = (self.preprocessing or {}).get("channels", arguments["in_chans"])
-        if channels != arguments["in_chans"]:
-            raise _refused(
-                self.path, f"prepares images of {channels} channels for weights that take {arguments['in_chans']}"
-            )
+                raise _refused(self.path, f"says {name} {_shown(said)}, but its weights have {found}")
+        taken = arguments["in_chans"]
+        if (channels := (self.preprocessing or {}).get("channels", taken)) != taken:
+            raise _refused(self.path, f"prepares images of {channels} channels for weights that take {taken}")
 
 
 def read_folder(folder: Path) -> ModelFolder | None:
@@ -157,23 +155,18 @@ def _read_ours(folder: Path) -> ModelFolder:
 
 def _read_transformers(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
     if config["model_type"] != "swin":
-        what = printable(reprlib.repr(config["model_type"]))
-        raise _refused(folder, f"is of a {what} of transformers, and this version reads those of model_type swin")
+        what = f"is of a {_shown(config['model_type'])} of transformers"
+        raise _refused(folder, f"{what}, and this version reads those of model_type swin")
     for name, value in _FIXED.items():
         if config.get(name, value) != value:
-            other = printable(reprlib.repr(config[name]))
-            raise _refused(folder, f"is of a model with {name} {other}, and models of this program have {value}")
+            raise _refused(folder, f"has {name} {_shown(config[name])}, and models of this program have {value}")
     claims = {_THEIR_NAMES.get(name, name): value for name, value in config.items()}
-    labels = config.get("id2label")
-    classes = None
-    if labels is not None:
-        by_row = {int(row): name for row, name in labels.items()}
-        classes = _names([by_row[row] for row in range(len(labels))])
-        is_unnamed = all(name == f"LABEL_{row}" for row, name in enumerate(classes))
-        classes = None if is_unnamed else classes
-    threshold = None
-    if config.get("problem_type") == "multi_label_classification":
-        threshold = _threshold(config.get("threshold", _DEFAULT_THRESHOLD))
+    by_row = {int(row): name for row, name in (config.get("id2label") or {}).items()}
+    classes = _names([by_row[row] for row in range(len(by_row))]) if by_row else None
+    if classes and all(name == f"LABEL_{row}" for row, name in enumerate(classes)):
+        classes = None
+    is_several = config.get("problem_type") == "multi_label_classification"
+    threshold = _threshold(config.get("threshold", _DEFAULT_THRESHOLD)) if is_several else None
     file = folder / "preprocessor_config.json"
     preprocessing = _squashed(file, read_json(file), config) if file.exists() else None
     return ModelFolder(folder, "transformers", claims, classes, None, threshold, preprocessing)
@@ -191,9 +184,9 @@ def _squashed(file: Path, how: Mapping[str, Any], config: Mapping[str, Any]) -> 
     if not is_known or None in size or abs(scale * 255 - 1) > 1e-6:
         raise _refused(file, "is of another preprocessing than resizing to a size, scaling to 1 and normalising")
     channels = config.get("num_channels", 3)
-    mean, std = ([0.0] * channels, [1.0] * channels)
-    if how.get("do_normalize", True):
-        mean, std = how.get("image_mean", mean), how.get("image_std", std)
+    mean, std = [0.0] * channels, [1.0] * channels
+    if how.get("do_normalize", True):  # transformers' default is not that of ImageNet
+        mean, std = (how.get(f"image_{name}", [0.5] * channels) for name in ("mean", "std"))
     interpolation = RESAMPLING[how.get("resample", 2)]
     return _checked(img_size=size, crop=False, interpolation=interpolation, mean=mean, std=std, channels=channels)
 
@@ -201,21 +194,29 @@ def _squashed(file: Path, how: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def _read_timm(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
     how = config.get("pretrained_cfg", config)  # older versions have all in one
     if not str(config["architecture"]).startswith("swin_"):
-        what = printable(reprlib.repr(config["architecture"]))
-        raise _refused(folder, f"is of a {what} of timm, and this version reads those whose names begin with swin_")
-    claims = {**config.get("model_args", {}), "num_classes": config.get("num_classes", how.get("num_classes"))}
-    labels = config.get("label_names", how.get("label_names"))
+        what = f"is of a {_shown(config['architecture'])} of timm"
+        raise _refused(folder, f"{what}, and this version reads those whose names begin with swin_")
+    claims = {**_timm_shape(config["architecture"]), **config.get("model_args", {})}
+    claims["num_classes"] = config.get("num_classes", how.get("num_classes"))
+    labels = config.get("label_names", how.get("label_names", how.get("labels")))
     channels, *size = how.get("input_size", (3, 224, 224))
     mode, crop_pct = how.get("crop_mode", "center"), how.get("crop_pct", 0.875)
     if mode != "center" and not (mode == "squash" and crop_pct == 1.0):
-        what = printable(reprlib.repr(mode))
-        raise _refused(folder, f"prepares images in timm's crop_mode {what} with crop_pct {crop_pct!r}, not known here")
+        raise _refused(folder, f"crops with timm's {_shown(mode)} and crop_pct {_shown(crop_pct)}, not known here")
     crop = {"crop": True, "crop_pct": crop_pct} if mode == "center" else {"crop": False}
     values = {name: how.get(name, default) for name, default in _TIMM_DEFAULTS.items()}
     preprocessing = _checked(img_size=tuple(size), channels=channels, **crop, **values)
     threshold = _threshold(config["threshold"]) if "threshold" in config else None
-    classes = _names(list(labels)) if labels else None
-    return ModelFolder(folder, "timm", claims, classes, None, threshold, preprocessing)
+    return ModelFolder(folder, "timm", claims, _names(list(labels)) if labels else None, None, threshold, preprocessing)
+
+
+def _timm_shape(architecture: str) -> dict[str, Any]:
+    """Arguments that a name of timm stands for where the folder does not give them; {} for a name that is not known."""
+    try:
+        variant = find_variant(architecture)
+    except ConfigError:
+        return {}
+    return {name: getattr(variant, name) for name in ("embed_dim", "depths", "num_heads", "window_size")}
 
 
 # Source: timm, models/_pretrained.py.
@@ -226,13 +227,13 @@ def _checked(*, img_size: tuple[Any, ...], channels: Any, mean: Any, std: Any, *
     """Return the arguments; a ValueError says which of them are none."""
     sides = [*img_size, channels]
     if len(sides) != 3 or not all(type(side) is int and 1 <= side <= _MAX_SIDE_PX for side in sides):
-        raise ValueError(f"images of {printable(reprlib.repr(sides))} (height, width, channels)")
+        raise ValueError(f"images of {_shown(sides)} (height, width, channels)")
     mean, std = ([float(value) for value in values] for values in (mean, std))
     is_finite = all(map(math.isfinite, (*mean, *std)))
     if not len(mean) == len(std) == channels or not is_finite or min(std) <= 0:
         raise ValueError(f"mean or std are not {channels} numbers")
     if how["interpolation"] not in (INTERPOLATIONS if channels in MODES else TENSOR_MODES):
-        raise ValueError(f"interpolation {printable(reprlib.repr(how['interpolation']))}")
+        raise ValueError(f"interpolation {_shown(how['interpolation'])}")
     if not 0 < how.get("crop_pct", 1.0) <= 1:
         raise ValueError("crop_pct is not above 0 and up to 1")
     return {"img_size": img_size, "channels": channels, "mean": mean, "std": std, **how}
@@ -250,6 +251,10 @@ def _threshold(value: Any) -> float:
     return float(value)
 
 
+def _shown(value: Any) -> str:
+    return printable(reprlib.repr(value))
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -263,9 +268,7 @@ def _check_sums(folder: Path) -> None:
     for line in _read(folder / SUMS).splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *]([\w.-]+)", line)
         if match is None or match[2] in (".", ".."):
-            raise _refused(
-                folder / SUMS, f"has the line {printable(reprlib.repr(line))}, which names no file beside it"
-            )
+            raise _refused(folder / SUMS, f"has the line {_shown(line)}, which names no file beside it")
         try:
             with open(open_regular(folder / match[2]), "rb") as file:
                 is_same = match[2] == "README.md" or hashlib.file_digest(file, "sha256").hexdigest() == match[1]

@@ -139,11 +139,25 @@ def test_labels_that_are_numbers_only_are_no_names_and_several_labels_have_a_thr
     assert read_weights(publish("timm", {"threshold": 0.25})).threshold == 0.25
 
 
+def test_the_name_of_an_architecture_is_compared_with_the_weights(publish):
+    assert_refused(publish("timm", {"model_args": {}}), "says embed_dim 96, but its weights have 8")
+    assert read_weights(publish("timm", {"model_args": {}, "architecture": "swin_own"})).classes == NAMES
+
+
+def test_what_a_processor_of_transformers_does_not_say_is_its_default(publish):
+    folder = publish("transformers")
+    (folder / "preprocessor_config.json").write_text('{"size": 40}')
+    found = read_weights(folder).preprocessing
+    assert (found["mean"], found["std"], found["interpolation"]) == ([0.5] * 3, [0.5] * 3, "bilinear")
+    assert read_weights(publish("transformers", processor={"do_normalize": False})).preprocessing["std"] == [1.0] * 3
+
+
 def test_an_older_folder_of_timm_has_all_in_one_mapping(publish):
-    flat = {**TIMM["pretrained_cfg"], "architecture": TIMM["architecture"], "labels": NAMES, "num_classes": 3}
+    flat = {**TIMM["pretrained_cfg"], "architecture": "swin_own", "labels": NAMES, "num_classes": 3}
     folder = publish("timm")
     (folder / "config.json").write_text(json.dumps(flat))
     assert read_weights(folder).preprocessing["crop_pct"] == 0.9
+    assert read_weights(folder).classes == NAMES
 
 
 def test_names_of_classes_travel_in_a_single_file(tmp_path):
@@ -184,6 +198,8 @@ CONFIGS = {
 @pytest.mark.parametrize("program", ["transformers", "timm"])
 def test_a_config_that_lies_is_refused(publish, program, change):
     of_transformers, of_timm, expected = CONFIGS[change]
+    if isinstance(arguments := of_timm.get("model_args"), dict):
+        of_timm = {"model_args": {**TIMM["model_args"], **arguments}}
     folder = publish(program, of_transformers if program == "transformers" else of_timm)
     assert_refused(folder, expected)
 
