@@ -259,9 +259,7 @@ def load_predictor(
         raise ConfigError(f"dtype is {dtype!r}; give {' or '.join(map(repr, _DTYPES))}.")
     number_format = _DTYPES[dtype or "fp32"]
     weights = read_weights(Path(checkpoint))
-    if "head.bias" not in weights.tensors:
-        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
-    num_classes = len(weights.tensors["head.bias"])
+    num_classes = weights.count_classes()
     if cfg is None and weights.config and variant is None:
         cfg = config_from_dict(weights.config)
     if cfg:

@@ -101,7 +101,7 @@ class EvalResize:
         self.size = as_size(img_size)
         self.crop = crop and (crop_pct is not None or max(self.size) > SMALL_IMAGE_PX)
         self.crop_pct = _CROP_PCT if crop_pct is None else crop_pct
-        self.interpolation = interpolation
+        self.interpolation = "bilinear" if interpolation == "random" else interpolation  # evaluation draws nothing
         self.keep_border = keep_border
 
     def __call__(self, pixels_CHW: torch.Tensor) -> torch.Tensor:

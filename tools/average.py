@@ -34,7 +34,7 @@ from swin.run_folder import RunFolder
 from swin.weights import Weights, load_weights, read_weights
 from swin.weights.labels import imagenet_classes
 from tools.arguments import positive
-from tools.evaluate import build_config
+from tools.evaluate import add_running_options, build_config
 
 Tensors = Mapping[str, Tensor]
 
@@ -127,14 +127,12 @@ def make_measure(
     weights: Weights, options: argparse.Namespace, logger: Logger, stop: StopRequest
 ) -> tuple[Callable[[Tensors], float], str]:
     """Make what evaluates weights on the validation images by its table of predictions, and say which figure it is."""
-    cfg = build_config(weights, options)
-    if (bias := weights.tensors.get("head.bias")) is None:
-        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
+    cfg, num_classes = build_config(weights, options), weights.count_classes()
     dist = setup_distributed(cfg.DEVICE, cfg.DIST_TIMEOUT)
     job = Job(cfg, dist, build_precision(cfg, dist), logger, stop, RunFolder(options.output.parent), build_data, False)
-    classes, origin = weights.classes or imagenet_classes(len(bias)), f"the classes of {weights.name}"
+    classes, origin = weights.classes or imagenet_classes(num_classes), f"the classes of {weights.name}"
     data = job.make_data(need_train=False, classes=classes, origin=origin, split=options.split)
-    model = build_model(cfg, len(bias))
+    model = build_model(cfg, num_classes)
     model.classes = data.classes
     figure = FIGURES[choose_figure("acc1", multi_label=data.multi_label)]
 
@@ -181,10 +179,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--greedy", action="store_true", help="keep only those that make the average no worse on validation images")
     add("--data-path", metavar="D", help="the images for --greedy; default: those that the run was validated on")
     add("--split", help="their part, as for tools.evaluate; default: val, else test, else all")
-    add("--batch-size", type=positive, default=64, help="images in a forward pass (default: 64)")
-    add("--workers", type=int, help="processes that decode images; default: the config's")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as TEST.CROP False")
+    add_running_options(parser)
     parser.set_defaults(no_report=True)
     return parser.parse_args(argv)
 

@@ -28,7 +28,7 @@ from swin.engine.command import run_command
 from swin.engine.evaluate import describe_data
 from swin.engine.run import describe_threshold, evaluate_into
 from swin.engine.signals import StopRequest
-from swin.errors import CheckpointError, ConfigError
+from swin.errors import ConfigError
 from swin.evaluation.metrics import average_precisions
 from swin.evaluation.predictions import Predictions
 from swin.evaluation.table import Table
@@ -40,7 +40,7 @@ from swin.run_folder import RunFolder
 from swin.weights import load_weights, read_weights
 from swin.weights.labels import imagenet_classes
 from swin.weights.source import Weights
-from tools.arguments import with_data_path
+from tools.arguments import positive, with_data_path
 from tools.report import report_folder
 
 _COMPARED = (
@@ -78,17 +78,15 @@ def evaluate_one(
     weights: Weights, options: argparse.Namespace, job: Job, folder: Path, is_resized: bool
 ) -> dict[str, Any]:
     """Evaluate in one size and window, into a folder."""
-    cfg, head = job.cfg, weights.tensors.get("head.bias")
-    if head is None:
-        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
-    classes = weights.classes or imagenet_classes(len(head))
+    cfg, num_classes = job.cfg, weights.count_classes()
+    classes = weights.classes or imagenet_classes(num_classes)
     asked = {"classes": classes, "origin": f"the classes of {weights.name}", "split": options.split}
     data = job.make_data(need_train=False, keep_border=options.crops == 5, **asked)
     if data.part == "all" and cfg.DATA.VAL_SPLIT > 0:
         job.logger.warning("all images are evaluated; --split val takes those that the run has held out, if it can")
     if options.crops == 5 and not (cfg.TEST.CROP and max(as_size(cfg.DATA.IMG_SIZE)) > SMALL_IMAGE_PX):
         job.logger.warning("the views of --crops 5 are all the same: images are taken whole here, see TEST.CROP")
-    model = build_model(cfg, len(head))
+    model = build_model(cfg, num_classes)
     model.classes = data.classes
     report = load_weights(model, weights, strict=not is_resized, min_matched=1.0)
     job.logger.info(f"evaluating {weights.name} on {data.val and data.val.num_samples} images: {report}")
@@ -177,12 +175,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--window", type=int, nargs="+", metavar="N", help="window sizes to evaluate with, in one table")
     add("--flip", action="store_true", help="average over each image and its mirror image")
     add("--crops", type=int, choices=(1, 5), default=1, help="average over the centre and corners (default: 1)")
-    add("--batch-size", type=int, default=64, help="images in a forward pass (default: 64)")
+    add("--no-report", action="store_true", help="write no report.html")
+    add_running_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_running_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how an evaluation runs, which `build_config` reads."""
+    add = parser.add_argument
+    add("--batch-size", type=positive, default=64, help="images in a forward pass (default: 64)")
     add("--workers", type=int, help="processes that decode images; default: the config's")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    add("--no-report", action="store_true", help="write no report.html")
     add("--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys, as TEST.CROP False")
-    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

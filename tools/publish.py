@@ -70,11 +70,10 @@ def publish(source: str, output: Path, to: str = "swin", license_id: str | None 
     if license_id is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,63}", license_id):
         raise ConfigError(f"--license {license_id!r} is no licence's id: expected one as mit, apache-2.0 or other.")
     weights = read_weights(source)
-    if "head.bias" not in weights.tensors:
-        raise CheckpointError(f"{weights.name} holds a backbone without a head, which names no classes: fine-tune it.")
+    num_classes = weights.count_classes()
     here = {name: key.default for name, key in KEYS.items() if key.is_path}  # paths of this machine stay on it
     cfg = config_from_dict(config_tree(weights), (), here)
-    model = build_model(cfg, len(weights.tensors["head.bias"]))
+    model = build_model(cfg, num_classes)
     load_weights(model, weights, strict=True)
     how = describe_images(cfg)
     metrics = find_metrics(find_weight_file(source), cfg, weights)
@@ -120,10 +119,9 @@ def new_folder(output: Path) -> Iterator[Path]:
 def describe_images(cfg: Config) -> dict[str, Any]:
     """Return how images become the input of a config's model, as `Weights.preprocessing`."""
     resize = build_eval_resize(cfg)
-    interpolation = "bilinear" if resize.interpolation == "random" else resize.interpolation
     crop = {"crop": resize.crop, **({"crop_pct": resize.crop_pct} if resize.crop else {})}
     normalised = {"mean": list(cfg.DATA.MEAN), "std": list(cfg.DATA.STD), "channels": cfg.MODEL.SWIN.IN_CHANS}
-    return {"img_size": list(resize.size), **crop, "interpolation": interpolation, **normalised}
+    return {"img_size": list(resize.size), **crop, "interpolation": resize.interpolation, **normalised}
 
 
 def find_metrics(file: Path, cfg: Config, weights: Weights) -> _Metrics:

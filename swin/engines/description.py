@@ -1,7 +1,7 @@
 """What an exported file says about itself: classes, and how images become its input."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from swin.errors import CheckpointError
@@ -61,7 +61,11 @@ class Description:
     def transform(self) -> EvalTransform | EvalResize:
         """Make what turns pixels, uint8 (channels, h, w), into the graph's input (channels, H, W)."""
         resize = self.resize()
-        return resize if self.has_preprocessing else EvalTransform(resize, Normalise(self.mean, self.std))
+        return resize if self.has_preprocessing else EvalTransform(resize, self.normalise())
+
+    def normalise(self) -> Normalise:
+        """Make what normalises pixels of the graph's size, where the graph does not."""
+        return Normalise(self.mean, self.std)
 
     def to_json(self) -> str:
         """Return the text that a file carries."""
@@ -99,4 +103,4 @@ class Description:
         )
         if not is_sound:
             raise ValueError("a number or a word is out of range")
-        return Description(**{**asdict(self), "size": (height, width), "mean": mean, "std": std, "classes": classes})
+        return replace(self, size=(height, width), mean=mean, std=std, classes=classes)

@@ -1,11 +1,13 @@
 """Graphs as files: ONNX, OpenVINO's IR, and torch.export's .pt2."""
 
+import copy
 import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def write_graph(
     """Write a model for an engine.
 
     Args:
-        model: images (B, C, H, W) to logits (B, K), in evaluation mode, on the CPU; bf16 changes its weights.
+        model: images (B, C, H, W) to logits (B, K), in evaluation mode, on the CPU.
         description: of the file; its precision is one of `PRECISIONS[to]`.
         to: a key of `SUFFIXES`.
         folder: where the file is written, under the name `model`; OpenVINO's weights are beside it.
@@ -46,17 +48,23 @@ def write_graph(
     Raises:
         ConfigError: the package that writes it is not installed, or the format has no such precision.
     """
-    if description.precision not in PRECISIONS[to]:
-        raise ConfigError(
-            f"--precision {description.precision} is not there for --to {to}: choose from {', '.join(PRECISIONS[to])}."
-            + (" onnxruntime has no bf16 kernels for CPUs; OpenVINO has." if to == "onnx" else "")
-        )
-    is_half = to == "torch" and description.precision == "bf16"
-    graph = Graph(model, description, torch.bfloat16 if is_half else torch.float32).eval()
+    check_precision(to, description.precision)
+    dtype = torch.float32
+    if (to, description.precision) == ("torch", "bf16"):
+        model, dtype = copy.deepcopy(model), torch.bfloat16
+    graph = Graph(model, description, dtype).eval()
     path = folder / f"model{SUFFIXES[to]}"
     with _quiet(), torch.no_grad():
         _WRITERS[to](graph, description, path, calibration)
     return path
+
+
+def check_precision(to: str, precision: str) -> None:
+    """Raise a ConfigError where a format has no such precision; onnxruntime has no bf16 kernels for CPUs, for one."""
+    if precision not in PRECISIONS[to]:
+        raise ConfigError(
+            f"--to {to} has no --precision {precision}: choose from {', '.join(PRECISIONS[to])}, or another --to."
+        )
 
 
 def _write_torch(graph: Graph, description: Description, path: Path, _: Sequence[np.ndarray]) -> None:
@@ -118,7 +126,7 @@ def _write_openvino(graph: Graph, description: Description, path: Path, calibrat
     need("onnx", "onnxscript", extra="openvino")
     with tempfile.TemporaryDirectory() as folder:
         through = Path(folder, "model.onnx")
-        _write_onnx(graph, Description(**{**vars(description), "precision": "fp32"}), through, ())
+        _write_onnx(graph, replace(description, precision="fp32"), through, ())
         converted = openvino.convert_model(through)
         if description.precision == "int8":
             nncf = need("nncf", extra="openvino")

@@ -52,6 +52,16 @@ class Weights:
     threshold: float | None = None
     preprocessing: dict[str, Any] | None = None
 
+    def count_classes(self) -> int:
+        """Return the rows of the head.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if "head.bias" not in self.tensors:
+            raise CheckpointError(f"{self.name} holds a backbone without a head, which names no classes: fine-tune it.")
+        return len(self.tensors["head.bias"])
+
 
 def read_weights(
     source: str | Path | Mapping[str, Any], *, source_format: str | None = None, prefer_ema: bool = True

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from swin.errors import DataError
 from swin.images import open_input, to_channels, to_image, to_pixels
-from swin.preprocess import make_eval_transform
+from swin.preprocess import EvalResize, make_eval_transform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -196,3 +196,8 @@ def test_other_modes_are_converted_and_other_channel_counts_refused() -> None:
     assert transform(open_input(np.asarray(make_picture(mode="L")))).shape == (3, 40, 40)
     with pytest.raises(DataError, match="1, 3 or 4 channels, not 2"):
         to_channels(make_picture(), 2)
+
+
+def test_random_interpolation_is_named_by_what_evaluation_does():
+    """Exported files and published folders carry the name for programs that do not know `random`."""
+    assert EvalResize(img_size=64, crop=True, interpolation="random").interpolation == "bilinear"

@@ -1,7 +1,6 @@
 """A model in the engines that run it, at small batches: how fast each is beside the eager model, and beside timm's."""
 
 import argparse
-import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from swin.engine.build import compile_model
 from swin.engine.throughput import time_action
-from swin.engines import PRECISIONS, Description, Engine, write_graph
+from swin.engines import ENGINES, PRECISIONS, Description, Engine, write_graph
 from swin.errors import ConfigError
 from swin.inference import make_predictor
 from swin.preprocess import EvalTransform
@@ -22,7 +21,6 @@ from tools.benchmark.process import ProcessRun
 from tools.benchmark.timing import Result, Run, Speeds, interleave, make_result, ratio
 
 BATCHES = (1, 8)
-_EXPORTED = {"onnxruntime": "onnx", "openvino": "openvino"}
 _CPU = torch.device("cpu")
 Makers = dict[str, Callable[[Tensor], Run]]  # what makes a run for some images, by names such as "ours openvino bf16"
 
@@ -76,13 +74,13 @@ def _make_makers(owner: str, model: nn.Module, transform: EvalTransform, formats
         makers[f"{owner} eager {precision}"] = partial(make_eager_run, model, precision, "off")
     if owner == "ours" and "fp32" in formats:
         makers[f"{owner} compiled fp32"] = partial(make_eager_run, model, "fp32", "default")
-    for engine, to in _EXPORTED.items():
+    for engine, to in [each for each in ENGINES.items() if each[0] != "torch"]:
         for precision in [each for each in formats if each in PRECISIONS[to]]:
             place = folder / f"{engine}-{precision}"
             place.mkdir(parents=True)
             about = Description.of(transform, classes=None, channels=3, precision=precision)
             noise = [np.random.default_rng(0).standard_normal((2, 3, *about.size), dtype=np.float32) for _ in range(4)]
-            path = write_graph(copy.deepcopy(model), about, to, place, calibration=noise)
+            path = write_graph(model, about, to, place, calibration=noise)
             makers[f"{owner} {engine} {precision}"] = partial(make_engine_run, path)
     return makers
 

@@ -6,16 +6,16 @@ Exit status: 0; 2 for an error, after which there is no new output file.
 """
 
 import argparse
-import copy
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from swin.config.messages import program_name
-from swin.engines import PRECISIONS, SUFFIXES, Description, Engine, write_graph
+from swin.engines import SUFFIXES, Description, Engine, check_precision, write_graph
 from swin.errors import ConfigError
 from swin.inference import Predictor, load_predictor
 from swin.preprocess import EvalTransform
@@ -39,7 +39,7 @@ def describe(predictor: Predictor, options: argparse.Namespace) -> Description:
         **facts,
     )
     sides = options.img_size or described.size
-    return Description(**{**vars(described), "size": (sides[0], sides[-1])})
+    return replace(described, size=(sides[0], sides[-1]))
 
 
 def export(options: argparse.Namespace) -> list[str]:
@@ -58,7 +58,7 @@ def export(options: argparse.Namespace) -> list[str]:
     make_folder(options.output.parent)
     with writing(options.output), tempfile.TemporaryDirectory(dir=options.output.parent, prefix=".export-") as folder:
         written = write_graph(
-            copy.deepcopy(predictor.model),
+            predictor.model,
             description,
             options.to,
             Path(folder),
@@ -129,11 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     suffix = SUFFIXES[options.to]
     if options.output.suffix != suffix or not options.output.stem:
         raise ConfigError(f"--output {options.output} has to end in {suffix}, for --to {options.to}.")
-    if options.precision not in PRECISIONS[options.to]:
-        raise ConfigError(
-            f"--to {options.to} has no --precision {options.precision}: choose from "
-            f"{', '.join(PRECISIONS[options.to])}, or another --to."
-        )
+    check_precision(options.to, options.precision)
     if options.img_size and len(options.img_size) > 2:
         raise ConfigError("--img-size takes a side, or height and width, in pixels.")
     return options

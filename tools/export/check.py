@@ -12,7 +12,6 @@ from swin.engines import Description, Engine
 from swin.errors import CheckpointError
 from swin.inference import Predictor
 from swin.inputs import list_images
-from swin.preprocess import Normalise
 
 BATCHES = (1, 3, 8)
 # Engines add up in another order, which changes float32 logits by 1e-6. A wrong weight changes them by 1e-2 and more.
@@ -63,14 +62,13 @@ def read_pixels(predictor: Predictor, description: Description, folder: Path | N
 
 def graph_input(pixels: Tensor, description: Description) -> Tensor:
     """Turn what `read_pixels` gives into what the graph takes."""
-    return pixels if description.has_preprocessing else Normalise(description.mean, description.std)(pixels)
+    return pixels if description.has_preprocessing else description.normalise()(pixels)
 
 
 @torch.inference_mode()
 def eager_logits(model: nn.Module, pixels: Tensor, description: Description) -> list[Tensor]:
     """Return the model's own logits of each batch, (b, K)."""
-    images = Normalise(description.mean, description.std)(pixels)
-    return [model(batch).float() for batch in _batches(images)]
+    return [model(batch).float() for batch in _batches(description.normalise()(pixels))]
 
 
 def compare(engine: Engine, pixels: Tensor, expected: Sequence[Tensor]) -> Comparison:
@@ -81,7 +79,7 @@ def compare(engine: Engine, pixels: Tensor, expected: Sequence[Tensor]) -> Compa
     """
     description = engine.description
     found = [engine(batch) for batch in _batches(graph_input(pixels, description))]
-    ours, theirs = torch.cat([*expected]), torch.cat(found)
+    ours, theirs = torch.cat(list(expected)), torch.cat(found)
     changed = int((ours.argmax(dim=1) != theirs.argmax(dim=1)).sum())
     largest = float(ours.abs().max())
     if description.has_preprocessing and description.threshold is None:  # probabilities know no common constant
