@@ -1,119 +1,29 @@
 """Class names and scores for images, from a checkpoint or a model at hand."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from swin.config import Config, config_from_dict
 from swin.create import build_model, create_model, eval_transform_args
 from swin.distributed import select_device
-from swin.errors import CheckpointError, ConfigError, DataError
-from swin.evaluation.views import MultiView
-from swin.inputs import ImageInput, ImagePath, find_files, is_one_input, read_input
+from swin.engines import engine_of
+from swin.errors import ConfigError
+from swin.inputs import ImageInput, ImagePath, find_files, is_one_input
 from swin.models import SwinTransformer, list_models
+from swin.predictor import Predictor
 from swin.preprocess import build_eval_transform, make_eval_transform
-from swin.weights import load_weights, model_arguments, read_weights
+from swin.weights import Weights, load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes, imagenet_names
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channels": 3}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model in evaluation mode with what turns images into its input and outputs into names.
-
-    Attributes:
-        model: Gives logits (B, K) for images (B, C, H, W).
-        transform: uint8 (C, h, w) to normalised tensor (C, H, W).
-        channels: C, which files are decoded to.
-        classes: K names in the order of the labels; None where they are not known.
-        device: Where the model is.
-        exif: Whether files are turned as their EXIF orientation says.
-        threshold: Of any number of labels an image, the probability from which on a class is predicted; None for one
-            label.
-        dtype: Of the model's weights, which images are cast to.
-    """
-
-    model: nn.Module
-    transform: Callable[[Tensor], Tensor]
-    channels: int
-    classes: Sequence[str] | None
-    device: torch.device
-    exif: bool = False
-    threshold: float | None = None
-    dtype: torch.dtype = torch.float32
-
-    def with_flips(self) -> "Predictor":
-        """Return one that gives the mean of an image's probabilities and those of its mirror image."""
-        views = MultiView(self.model, size=None, flip=True, multi_label=self.threshold is not None)
-        return replace(self, model=views.eval())
-
-    def predict(
-        self,
-        sources: Iterable[ImageInput],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        on_error: str = "raise",
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the result of each input as `inference_model` gives it, a batch at a time; see there."""
-        left = iter(sources)
-        while batch := list(islice(left, batch_size)):
-            found = [self._read_or_error(source, on_error) for source in batch]
-            images = [image for image in found if isinstance(image, Tensor)]
-            scores = iter(self.scores(images) if images else ())
-            for each in found:
-                yield self.describe(next(scores), top_k) if isinstance(each, Tensor) else {"error": str(each)}
-
-    def _read_or_error(self, source: ImageInput, on_error: str) -> Tensor | DataError:
-        try:
-            return self.read(source)
-        except DataError as error:
-            if on_error == "raise":
-                raise
-            return error
-
-    def read(self, source: ImageInput) -> Tensor:
-        """Turn one input of `inference_model` into what `scores` takes, uint8 (channels, H, W); see `read_input`."""
-        return read_input(source, channels=self.channels, exif=self.exif)
-
-    @torch.no_grad()
-    def scores(self, images: Sequence[Tensor]) -> Tensor:
-        """Return the probabilities (B, K), float32 on the CPU, of a batch of B >= 1 images; with a threshold, sigmoids.
-
-        Raises:
-            CheckpointError: If the model gives NaN or infinite outputs, or its classes are not as many as its names.
-        """
-        batch_BCHW = torch.stack([self.transform(image) for image in images])
-        logits_BK: Tensor = self.model(batch_BCHW.to(self.device, self.dtype)).float().cpu()
-        if not torch.isfinite(logits_BK).all():
-            raise CheckpointError("The model's outputs are not finite: its weights are damaged. Use another file.")
-        if self.classes is not None and len(self.classes) != logits_BK.shape[1]:
-            raise CheckpointError(
-                f"The model has {logits_BK.shape[1]} outputs but {len(self.classes)} class names: make them agree."
-            )
-        return logits_BK.softmax(dim=1) if self.threshold is None else logits_BK.sigmoid()
-
-    def describe(self, scores_K: Tensor, top_k: int | None = None) -> dict[str, Any]:
-        """Turn the probabilities (K,) of one image into the result of `inference_model`."""
-        values = scores_K.tolist()
-        order = scores_K.argsort(descending=True, stable=True)[: top_k or 1].tolist()
-        names = self.classes or range(len(values))
-        best = [{"label": label, "class": str(names[label]), "score": values[label]} for label in order]
-        result = {"pred_scores": values, **{f"pred_{key}": best[0][key] for key in ("label", "score", "class")}}
-        if self.threshold is not None:
-            ranked = scores_K.argsort(descending=True, stable=True)
-            labels = ranked[scores_K[ranked] >= self.threshold].tolist()
-            result |= {"pred_labels": labels, "pred_classes": [str(names[label]) for label in labels]}
-        return result if top_k is None else {**result, "top_k": best}
 
 
 def inference_model(
@@ -124,6 +34,7 @@ def inference_model(
     top_k: int | None = None,
     device: str = "auto",
     dtype: str | None = None,
+    engine: str | None = None,
     flip: bool = False,
     on_error: str = "raise",
 ) -> dict[str, Any] | list[dict[str, Any]]:
@@ -139,7 +50,7 @@ def inference_model(
         top_k: Adds the key `top_k`: this many classes, or all if there are fewer, as dicts of `label`, `class` and
             `score`, best first.
         device: As for `load_predictor`; `auto` leaves a model given as an object where it is.
-        dtype: As for `load_predictor`, of a file.
+        dtype, engine: As for `load_predictor`, of a file.
         flip: Whether to take the mean of the probabilities of each image and its mirror image, in twice the time.
         on_error: `raise` the error of an image that cannot be used, or `report` it: its dict has the key `error` only.
 
@@ -154,7 +65,7 @@ def inference_model(
         ConfigError: If the arguments do not go together.
     """
     _check_arguments(top_k, on_error)
-    with _open_predictor(model_or_checkpoint, checkpoint, device, dtype) as predictor:
+    with _open_predictor(model_or_checkpoint, checkpoint, device, dtype=dtype, engine=engine) as predictor:
         used = predictor.with_flips() if flip else predictor
         is_one, sources = _find_sources(image_or_images, predictor.channels)
         results = list(used.predict(sources, top_k=top_k, on_error=on_error))
@@ -178,13 +89,18 @@ def _find_sources(given: Any, channels: int) -> tuple[bool, Iterable[ImageInput]
 
 @contextmanager
 def _open_predictor(
-    model: Predictor | nn.Module | ImagePath, checkpoint: ImagePath | None, device: str, dtype: str | None
+    model: Predictor | nn.Module | ImagePath,
+    checkpoint: ImagePath | None,
+    device: str,
+    *,
+    dtype: str | None,
+    engine: str | None,
 ) -> Iterator[Predictor]:
     """Give a predictor for any model argument of `inference_model`, and leave a model object as it was."""
-    if isinstance(model, Predictor | nn.Module) and (checkpoint is not None or dtype is not None):
+    if isinstance(model, Predictor | nn.Module) and (checkpoint is not None or dtype or engine):
         raise ConfigError(
-            "checkpoint= and dtype= go with a model's name or file; load weights into an object with load_weights, and "
-            "cast it with its method `to`."
+            "checkpoint=, dtype= and engine= go with a model's name or file; load weights into an object with "
+            "load_weights, and cast it with its method `to`."
         )
     if isinstance(model, Predictor):
         if device != "auto":
@@ -201,11 +117,11 @@ def _open_predictor(
             for module, mode in modes:
                 module.training = mode
     elif checkpoint is not None:
-        yield load_predictor(checkpoint, device=device, variant=str(model), dtype=dtype)
+        yield load_predictor(checkpoint, device=device, variant=str(model), dtype=dtype, engine=engine)
     elif str(model) in list_models() and not Path(model).exists():
         raise ConfigError(f"{str(model)!r} is a model's name: give its weights as well, checkpoint='FILE'.")
     else:
-        yield load_predictor(model, device=device, dtype=dtype)
+        yield load_predictor(model, device=device, dtype=dtype, engine=engine)
 
 
 def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
@@ -237,28 +153,44 @@ def load_predictor(
     variant: str | None = None,
     cfg: Config | None = None,
     dtype: str | None = None,
+    engine: str | None = None,
 ) -> Predictor:
-    """Build the model of a weight file, with averaged weights where it has some.
+    """Build the model of a weight file, with averaged weights where it has some, or open an exported file.
 
     A checkpoint of this project says how its model is built and how images become its input. For other files the
     model is read off the shapes of the weights, and images are prepared as for the published models.
 
     Args:
-        checkpoint: File or folder of a training run, or weights of any program that `swin.load_weights` knows.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        checkpoint: File or folder of a training run, or weights of any program that `swin.load_weights` knows; or a
+            file of `python -m tools.export`, which says itself what it needs.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; exported files and engines run on the CPU.
         variant: Name of the model, as for `create_model`, if it is not to be read off the file.
         cfg: What is taken in place of the config that the file carries, if any.
         dtype: `fp32`, the default, or `bf16`, which the weights are cast to once: faster where the processor has it and
             several times slower elsewhere, with probabilities that differ in the third digit.
+        engine: `onnxruntime` or `openvino`, which the model is exported to first; see `Predictor.in_engine`.
 
     Raises:
         CheckpointError: If the file cannot be read, or holds no classifier.
+        ConfigError: If the engine is not installed, or an argument does not go with the file.
     """
+    if (its_own := engine_of(Path(checkpoint))) is not None:
+        _check_exported(checkpoint, its_own, device, variant=variant, cfg=cfg, dtype=dtype, engine=engine)
+        return Predictor.of_file(Path(checkpoint))
+    if engine is not None:
+        if device not in ("auto", "cpu"):
+            raise ConfigError(f"engine {engine} runs on the CPU, not on {device}.")
+        return load_predictor(checkpoint, device="cpu", variant=variant, cfg=cfg).in_engine(engine, dtype)
     chosen = select_device(device)
     if dtype not in (None, *_DTYPES):
         raise ConfigError(f"dtype is {dtype!r}; give {' or '.join(map(repr, _DTYPES))}.")
-    number_format = _DTYPES[dtype or "fp32"]
-    weights = read_weights(Path(checkpoint))
+    return _load_torch(read_weights(Path(checkpoint)), chosen, variant, cfg, _DTYPES[dtype or "fp32"])
+
+
+def _load_torch(
+    weights: Weights, device: torch.device, variant: str | None, cfg: Config | None, dtype: torch.dtype
+) -> Predictor:
+    """Build the model of a file's content, as `load_predictor` says."""
     num_classes = weights.count_classes()
     if cfg is None and weights.config and variant is None:
         cfg = config_from_dict(weights.config)
@@ -272,8 +204,19 @@ def load_predictor(
     if weights.preprocessing:
         model.eval_transform_args = weights.preprocessing
     load_weights(model, weights, strict=True)
-    model.to(chosen, number_format).eval()
+    model.to(device, dtype).eval()
     if cfg:
         transform, channels, exif = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, cfg.DATA.EXIF
-        return Predictor(model, transform, channels, model.classes, chosen, exif, weights.threshold, number_format)
-    return replace(make_predictor(model, chosen), threshold=weights.threshold)
+        return Predictor(model, transform, channels, model.classes, device, exif, weights.threshold, dtype)
+    return replace(make_predictor(model, device), threshold=weights.threshold)
+
+
+def _check_exported(checkpoint: ImagePath, its_own: str, device: str, **others: Any) -> None:
+    """Raise a ConfigError for arguments that say of an exported file what has been decided with it."""
+    engine = others.pop("engine")
+    if engine not in (None, its_own):
+        raise ConfigError(f"{checkpoint} runs in {its_own}, not in {engine}: export its checkpoint with --to for that.")
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"{checkpoint} runs on the CPU, not on {device}: its checkpoint runs on other devices.")
+    if given := [name for name, value in others.items() if value is not None]:
+        raise ConfigError(f"{checkpoint} is an exported file, for which {given[0]} is fixed: leave it out.")

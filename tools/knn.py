@@ -14,10 +14,9 @@ import numpy as np
 
 from data.build import open_sets
 from swin.errors import ConfigError, DataError
-from swin.inference import load_predictor
 from tools.arguments import command, model_parser, positive
 from tools.embed import Features, data_config, embed
-from tools.images import check_read
+from tools.images import check_read, load_torch_predictor
 
 _TEMPERATURE = 0.07
 
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     errors: list[DataError] = []
-    predictor = load_predictor(options.checkpoint, device=options.device)
+    predictor = load_torch_predictor(options.checkpoint, options.device)
     sets = open_sets(data_config(options), runs=(options.checkpoint, options.checkpoint.resolve().parent.parent))
     assert sets.train is not None
     if sets.train.labels.ndim == 2:

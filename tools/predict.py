@@ -23,8 +23,9 @@ from tqdm import tqdm
 from swin.config.messages import program_name
 from swin.errors import ConfigError, DataError, printable
 from swin.files import read_file, read_stream
-from swin.inference import Predictor, load_predictor
+from swin.inference import load_predictor
 from swin.inputs import find_files
+from swin.predictor import EXPORTED_FOR, Predictor
 from swin.records import encode, replacing, write_atomically, writing
 from swin.weights.files import find_weight_file
 from tools.arguments import command, positive
@@ -203,7 +204,10 @@ def make_parser() -> argparse.ArgumentParser:
         prog=program_name("swin-predict", "python -m tools.predict"), description="Predict the classes of image files."
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="checkpoint of a training run, its folder, or other weights"
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="checkpoint of a training run, its folder, other weights, or a file of tools.export",
     )
     parser.add_argument(
         "--input",
@@ -225,8 +229,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype",
         choices=("fp32", "bf16"),
-        default="fp32",
         help="of the weights; bf16 is fast where the processor has it, else slow (default: fp32)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=EXPORTED_FOR,
+        help="export the model for this engine first, which pays for many images; extras onnx and openvino",
     )
     parser.add_argument("--quiet", action="store_true", help="neither a progress bar nor notes; errors are still said")
     return parser
@@ -240,7 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
     style = choose_format(options.format, options.output)
     check_inputs(options.input)
-    predictor = load_predictor(options.checkpoint, device=options.device, dtype=options.dtype)
+    how = {"device": options.device, "dtype": options.dtype, "engine": options.engine}
+    predictor = load_predictor(options.checkpoint, **how)
     used = find_weight_file(options.checkpoint)
     if used != Path(options.checkpoint) and used.name == "last.pth" and not options.quiet:
         print(f"note: there is no best.pth in {used.parent} yet, so that last.pth is used", file=sys.stderr)

@@ -17,8 +17,8 @@ import torch
 from swin.config.messages import program_name
 from swin.engines import SUFFIXES, Description, Engine, check_precision, write_graph
 from swin.errors import ConfigError
-from swin.inference import Predictor, load_predictor
-from swin.preprocess import EvalTransform
+from swin.inference import load_predictor
+from swin.predictor import Predictor
 from swin.records import make_folder, writing
 from tools.arguments import command, positive
 from tools.export.check import compare, eager_logits, read_pixels
@@ -27,16 +27,10 @@ from tools.export.labelled import Labelled, open_labelled
 
 def describe(predictor: Predictor, options: argparse.Namespace) -> Description:
     """Describe what is exported, at the size that is asked for."""
-    facts = {"has_preprocessing": options.preprocessing, "precision": options.precision}
-    assert isinstance(predictor.transform, EvalTransform)
-    described = Description.of(
-        predictor.transform,
-        classes=list(predictor.classes) if predictor.classes is not None else None,
-        channels=predictor.channels,
-        exif=predictor.exif,
-        threshold=predictor.threshold,
+    described = predictor.describe_graph(
+        has_preprocessing=options.preprocessing,
+        precision=options.precision,
         source=Path(options.checkpoint).resolve().name,
-        **facts,
     )
     sides = options.img_size or described.size
     return replace(described, size=(sides[0], sides[-1]))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from swin.engines import Description, Engine
 from swin.errors import CheckpointError
-from swin.inference import Predictor
 from swin.inputs import list_images
+from swin.predictor import Predictor
 
 BATCHES = (1, 3, 8)
 # Engines add up in another order, which changes float32 logits by 1e-6. A wrong weight changes them by 1e-2 and more.

@@ -18,7 +18,7 @@ from swin.distributed import select_device
 from swin.errors import DataError, SwinError, printable
 from swin.evaluation.files import load_table, measure_table
 from swin.evaluation.table import Table
-from swin.inference import Predictor
+from swin.predictor import Predictor
 from swin.preprocess import build_eval_resize, make_eval_transform
 from swin.weights import load_weights
 from tools.cam import make_cam

@@ -1,0 +1,108 @@
+"""Prediction in other engines: of a checkpoint that is exported for it, and of an exported file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from swin import inference_model, load_predictor
+from swin.config import config_to_dict, load_config
+from swin.create import build_model
+from swin.errors import CheckpointError, ConfigError
+from tests.numerics.peers import perturb
+from tools.cam import main as cam
+from tools.export.__main__ import main as export
+from tools.predict import main as predict
+
+SMALL = [
+    *("DATA.IMG_SIZE", 32, "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.DROP_PATH_RATE", 0),
+    *("MODEL.SWIN.DEPTHS", "[2]", "MODEL.SWIN.NUM_HEADS", "[2]"),
+]
+EXTRAS = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+
+def need(engine: str) -> None:
+    for name in EXTRAS[engine]:
+        pytest.importorskip(name, reason=f"{engine} is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a checkpoint, files that were exported from it, and images."""
+    folder = tmp_path_factory.mktemp("engines")
+    cfg = load_config(opts=SMALL)
+    torch.manual_seed(0)
+    model = build_model(cfg, 3)
+    perturb(model)
+    content = {"model": model.state_dict(), "config": config_to_dict(cfg), "classes": ["cat", "dog", "cow"]}
+    torch.save(content, folder / "best.pth")
+    for name in ("a.png", "b.png"):
+        noise = np.random.default_rng(ord(name[0])).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((70, 60), Image.Resampling.BICUBIC).save(folder / name)
+    for name, flags in (("model", []), ("pixels", ["--preprocessing"])):
+        output = ["--to", "torch", "--output", str(folder / f"{name}.pt2")]
+        assert export(["--checkpoint", str(folder / "best.pth"), *output, *flags]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def work_in(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def scores(*arguments, **options) -> np.ndarray:
+    return np.array([result["pred_scores"] for result in inference_model(*arguments, ["a.png", "b.png"], **options)])
+
+
+@pytest.mark.parametrize("engine", EXTRAS)
+def test_a_checkpoint_is_run_in_an_engine(engine, capsys):
+    need(engine)
+    before = sorted(path.name for path in Path().iterdir())
+    expected, of_engine = scores("best.pth"), load_predictor("best.pth", engine=engine)
+    np.testing.assert_allclose(scores(of_engine), expected, atol=1e-5)
+    assert type(of_engine.model).__name__ == "Engine"
+    assert sorted(path.name for path in Path().iterdir()) == before, "no file stays"
+    np.testing.assert_allclose(scores(of_engine, flip=True), scores("best.pth", flip=True), atol=1e-5)
+    if engine == "openvino":
+        flags = ["--engine", engine, "--dtype", "bf16", "--format", "json", "--top-k", "3"]
+        assert predict(["--checkpoint", "best.pth", "--input", "a.png", *flags]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        best = {each["label"]: each["score"] for each in row["top_k"]}
+        np.testing.assert_allclose([best[label] for label in range(3)], expected[0], atol=2e-2)
+    else:
+        with pytest.raises(ConfigError, match="give 'fp32' for onnxruntime"):
+            load_predictor("best.pth", engine=engine, dtype="bf16")
+
+
+@pytest.mark.parametrize("file", ["model.pt2", "pixels.pt2"])
+def test_an_exported_file_stands_for_its_checkpoint(file, capsys):
+    for options in ({}, {"flip": True}):
+        np.testing.assert_allclose(scores(file, **options), scores("best.pth", **options), atol=1e-5)
+    best, expected = (inference_model(each, "a.png", top_k=3)["top_k"] for each in (file, "best.pth"))
+    assert [row["class"] for row in best] == [row["class"] for row in expected]
+    assert predict(["--checkpoint", file, "--input", "a.png", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["pred_class"] == best[0]["class"]
+
+
+def test_what_does_not_go_together_is_said(capsys):
+    for options, words in (
+        ({"engine": "openvino"}, "runs in torch, not in openvino"),
+        ({"device": "cuda"}, "runs on the CPU, not on cuda"),
+        ({"dtype": "bf16"}, "dtype is fixed"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            inference_model("model.pt2", "a.png", **options)
+    with pytest.raises(ConfigError, match="give 'onnxruntime' or 'openvino'"):
+        inference_model("best.pth", "a.png", engine="tensorrt")
+    with pytest.raises(ConfigError, match="engine openvino runs on the CPU, not on cuda"):
+        inference_model("best.pth", "a.png", engine="openvino", device="cuda")
+    with pytest.raises(ConfigError, match="engine= go with a model's name or file"):
+        inference_model(load_predictor("best.pth"), "a.png", engine="openvino")
+    with pytest.raises(CheckpointError, match=r"absent.onnx does not exist"):
+        inference_model("absent.onnx", "a.png")
+    capsys.readouterr()
+    assert cam(["--checkpoint", "model.pt2", "--input", "a.png", "--output", "maps"]) == 2
+    assert "without layers to look into" in capsys.readouterr().err
