@@ -187,6 +187,17 @@ def load_predictor(
     return _load_torch(read_weights(Path(checkpoint)), chosen, variant, cfg, _DTYPES[dtype or "fp32"])
 
 
+def load_torch_predictor(checkpoint: ImagePath, *, device: str = "auto", cfg: Config | None = None) -> Predictor:
+    """As `load_predictor`, for what needs the model's layers and weights: a file of an engine is refused.
+
+    Raises:
+        ConfigError: It is an exported file, of which only the outputs are to be had.
+    """
+    if engine_of(Path(checkpoint)):
+        raise ConfigError(f"{checkpoint} is an exported file, without layers to look into: give its checkpoint.")
+    return load_predictor(checkpoint, device=device, cfg=cfg)
+
+
 def _load_torch(
     weights: Weights, device: torch.device, variant: str | None, cfg: Config | None, dtype: torch.dtype
 ) -> Predictor:

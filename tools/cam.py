@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from swin.errors import ConfigError, DataError
+from swin.inference import load_torch_predictor
 from swin.kernels.windows import reverse
 from swin.models import SwinTransformer
 from swin.models.layers import PatchMerging, WindowAttention
 from swin.predictor import Predictor
 from swin.preprocess import EvalTransform
 from tools.arguments import command, model_parser, positive
-from tools.images import check_read, load_torch_predictor, open_images, read_batches, to_rgb
+from tools.images import check_read, open_images, read_batches, to_rgb
 from tools.pictures import plain, require, save_picture
 
 METHODS = {
@@ -255,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     errors: list[DataError] = []
     require("matplotlib", "pytorch_grad_cam")
-    predictor = load_torch_predictor(options.checkpoint, options.device)
+    predictor = load_torch_predictor(options.checkpoint, device=options.device)
     what = _choose_map(predictor, options.stage, options.method, options.attention)
     num_classes, label = _model(predictor).num_classes, None
     if options.class_ is not None:

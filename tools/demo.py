@@ -18,10 +18,10 @@ from PIL import Image
 from swin.config.messages import program_name
 from swin.errors import ConfigError, DataError, printable
 from swin.images import image_extensions
+from swin.inference import load_torch_predictor
 from swin.predictor import Predictor
 from tools.arguments import command, positive
 from tools.cam import make_cam
-from tools.images import load_torch_predictor
 
 # What gradio asks of other hosts, as fonts, does not leave the browser.
 _POLICY = (
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if find_spec("gradio") is None:
         raise ConfigError('gradio is not installed, which this needs: pip install "swin-trainer[demo]"')
-    page = make_page(load_torch_predictor(options.checkpoint, options.device), options.top_k, options.checkpoint)
+    page = make_page(load_torch_predictor(options.checkpoint, device=options.device), options.top_k, options.checkpoint)
     print(f"open {serve(page, options.port)} in a browser; Ctrl-C ends this", flush=True)
     page.block_thread()
     return 0

@@ -19,12 +19,13 @@ from data.build import open_sets
 from data.sources import Source
 from swin.config import Config, config_from_dict, load_config
 from swin.errors import ConfigError, DataError
+from swin.inference import load_torch_predictor
 from swin.models import SwinTransformer
 from swin.predictor import Predictor
 from swin.records import make_folder, replacing
 from swin.weights import read_weights
 from tools.arguments import command, model_parser, positive, with_data_path
-from tools.images import check_read, load_torch_predictor, open_images, read_batches, read_image, to_rgb
+from tools.images import check_read, open_images, read_batches, read_image, to_rgb
 from tools.pictures import plain, require, save_picture
 
 _LEGEND_CLASSES = 20
@@ -252,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     errors: list[DataError] = []
     require("matplotlib", "pyarrow")
-    predictor = load_torch_predictor(options.checkpoint, options.device)
+    predictor = load_torch_predictor(options.checkpoint, device=options.device)
     source, classes = open_source(options, predictor)
     features = embed(source, classes, predictor, options.batch_size, errors)
     features.save(output)

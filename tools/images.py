@@ -10,26 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.sources import FolderImages, Source
-from swin.engines import Engine
-from swin.errors import ConfigError, DataError
+from swin.errors import DataError
 from swin.images import open_input, to_image
-from swin.inference import load_predictor
 from swin.inputs import list_images
 from swin.predictor import Predictor
-
-
-def load_torch_predictor(checkpoint: Path, device: str) -> Predictor:
-    """Load a model whose weights and layers are at hand, as `swin.load_predictor` does.
-
-    Raises:
-        ConfigError: It is an exported file, of which only the outputs are.
-    """
-    predictor = load_predictor(checkpoint, device=device)
-    if isinstance(predictor.model, Engine):
-        raise ConfigError(
-            f"--checkpoint {checkpoint} is an exported file, without layers to look into: give its source."
-        )
-    return predictor
 
 
 def open_images(path: Path, channels: int) -> FolderImages:

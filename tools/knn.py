@@ -14,9 +14,10 @@ import numpy as np
 
 from data.build import open_sets
 from swin.errors import ConfigError, DataError
+from swin.inference import load_torch_predictor
 from tools.arguments import command, model_parser, positive
 from tools.embed import Features, data_config, embed
-from tools.images import check_read, load_torch_predictor
+from tools.images import check_read
 
 _TEMPERATURE = 0.07
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     errors: list[DataError] = []
-    predictor = load_torch_predictor(options.checkpoint, options.device)
+    predictor = load_torch_predictor(options.checkpoint, device=options.device)
     sets = open_sets(data_config(options), runs=(options.checkpoint, options.checkpoint.resolve().parent.parent))
     assert sets.train is not None
     if sets.train.labels.ndim == 2:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from swin.config import Config, load_config
 from swin.distill.teacher import ForwardWithMap, LoadedModel
 from swin.errors import CheckpointError, ConfigError
-from swin.inference import load_predictor
+from swin.inference import load_torch_predictor
 from swin.models import SwinTransformer
 from swin.preprocess import EvalResize, EvalTransform, Normalise, build_eval_transform
 from swin.weights.files import find_weight_file, read_weight_file
@@ -38,7 +38,7 @@ def open_teacher(source: str, config: str = "") -> LoadedModel:
         return _open_timm(source, name, file, cfg)
     if library == "torchvision":
         return _open_torchvision(source, name, file, cfg)
-    predictor = load_predictor(source, device="cpu", cfg=cfg)
+    predictor = load_torch_predictor(source, device="cpu", cfg=cfg)
     model, transform = predictor.model, predictor.transform
     assert isinstance(model, SwinTransformer)
     assert isinstance(transform, EvalTransform)

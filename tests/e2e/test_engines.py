@@ -106,3 +106,5 @@ def test_what_does_not_go_together_is_said(capsys):
     capsys.readouterr()
     assert cam(["--checkpoint", "model.pt2", "--input", "a.png", "--output", "maps"]) == 2
     assert "without layers to look into" in capsys.readouterr().err
+    assert export(["--checkpoint", "model.pt2", "--to", "torch", "--output", "again.pt2"]) == 2
+    assert "without layers to look into" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import torch
 from swin.config.messages import program_name
 from swin.engines import SUFFIXES, Description, Engine, check_precision, write_graph
 from swin.errors import ConfigError
-from swin.inference import load_predictor
+from swin.inference import load_torch_predictor
 from swin.predictor import Predictor
 from swin.records import make_folder, writing
 from tools.arguments import command, positive
@@ -42,7 +42,7 @@ def export(options: argparse.Namespace) -> list[str]:
     Raises:
         SwinError: checkpoint or images cannot be used, an engine is not installed, or the file differs from the model.
     """
-    predictor = load_predictor(options.checkpoint, device="cpu")
+    predictor = load_torch_predictor(options.checkpoint, device="cpu")
     description = describe(predictor, options)
     pixels, which = read_pixels(predictor, description, options.images)
     expected = eager_logits(predictor.model, pixels, description)
