@@ -68,8 +68,10 @@ def make_answer(predictor: Predictor, top_k: int) -> Callable[[Sequence[str] | N
 
 
 def _caption(name: str, result: dict[str, Any]) -> str:
-    shown = f"{name}: {result['pred_class']} {result['pred_score']:.1%}"
-    return shown if "pred_classes" not in result else f"{shown}; labels: {', '.join(result['pred_classes']) or 'none'}"
+    shown = f"{result['pred_class']} {result['pred_score']:.1%}"  # first: the page cuts what is long
+    if "pred_classes" in result:
+        shown += f"; labels: {', '.join(result['pred_classes']) or 'none'}"
+    return f"{shown}; {name}"
 
 
 class OnlyFromHere:

@@ -61,7 +61,7 @@ def test_each_file_has_a_picture_and_rows_or_an_error(predictor, photo):
     ((picture, caption),) = pictures
     assert picture.size == (32, 32)
     scores = predictor.scores([predictor.read(photo)])[0]
-    assert caption == f"photo.png: {CLASSES[0]} {scores[0]:.1%}"
+    assert caption == f"{CLASSES[0]} {scores[0]:.1%}; photo.png"
     assert rows[0][:2] == ["bad.png", None]
     assert rows[0][2].startswith("bad.png: is not an image")
     assert [row[:3] for row in rows[1:]] == [["photo.png", 1, CLASSES[0]], ["photo.png", 2, "dog"]]
