@@ -78,7 +78,7 @@ def test_the_wheel_has_the_modules_and_recipes_and_nothing_else(wheel):
     assert names == modules | recipes | templates | {"main.py", "swin/py.typed"}
 
 
-def test_the_installed_commands_train_and_predict(commands, empty):
+def test_the_installed_commands_train_publish_and_predict(commands, empty):
     show = "import swin, data, tools, main; print(swin.__file__, data.__file__, tools.__file__, main.__file__)"
     files = run(commands / "python", "-P", "-c", show, cwd=empty).split()
     assert all(Path(file).is_relative_to(commands.parent) for file in files), files
@@ -91,6 +91,8 @@ def test_the_installed_commands_train_and_predict(commands, empty):
     predicted = run(commands / "swin-predict", "--checkpoint", best, "--input", "digit.png", cwd=empty)
     assert predicted.startswith("digit.png  ")
     assert predicted.count("%") == 5
+    run(commands / "swin-publish", "--checkpoint", best, "--output", "given", "--license", "mit", cwd=empty)
+    assert run(commands / "swin-predict", "--checkpoint", "given", "--input", "digit.png", cwd=empty) == predicted
 
 
 @pytest.mark.parametrize("name", ["swin-train", "swin-predict"])
