@@ -17,7 +17,7 @@ from swin.engines import engine_of
 from swin.errors import ConfigError
 from swin.inputs import ImageInput, ImagePath, find_files, is_one_input
 from swin.models import SwinTransformer, list_models
-from swin.predictor import Predictor
+from swin.predictor import EXPORTED_FOR, Predictor
 from swin.preprocess import build_eval_transform, make_eval_transform
 from swin.weights import Weights, load_weights, model_arguments, read_weights
 from swin.weights.labels import imagenet_classes, imagenet_names
@@ -161,8 +161,8 @@ def load_predictor(
     model is read off the shapes of the weights, and images are prepared as for the published models.
 
     Args:
-        checkpoint: File or folder of a training run, or weights of any program that `swin.load_weights` knows; or a
-            file of `python -m tools.export`, which says itself what it needs.
+        checkpoint: File or folder of a training run, or weights of any program that `swin.load_weights` knows; or an
+            ONNX or OpenVINO file of `python -m tools.export`, which says itself what it needs.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; exported files and engines run on the CPU.
         variant: Name of the model, as for `create_model`, if it is not to be read off the file.
         cfg: What is taken in place of the config that the file carries, if any.
@@ -225,6 +225,11 @@ def _load_torch(
 def _check_exported(checkpoint: ImagePath, its_own: str, device: str, **others: Any) -> None:
     """Raise a ConfigError for arguments that say of an exported file what has been decided with it."""
     engine = others.pop("engine")
+    if its_own not in EXPORTED_FOR:  # torch takes pickles and expressions out of it, and evaluates them
+        raise ConfigError(
+            f"{checkpoint} is not opened: a .pt2 file can run any code. Give its checkpoint, or an ONNX or OpenVINO "
+            "file; if you trust who wrote it, docs/export.md shows how torch opens it."
+        )
     if engine not in (None, its_own):
         raise ConfigError(f"{checkpoint} runs in {its_own}, not in {engine}: export its checkpoint with --to for that.")
     if device not in ("auto", "cpu"):

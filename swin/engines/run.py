@@ -38,7 +38,7 @@ class Engine(nn.Module):
         if (name := engine_of(path)) is None:
             raise CheckpointError(f"{path} is no exported model: expected one of {', '.join(SUFFIXES.values())}.")
         if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; export it with python -m tools.export.")
+            raise CheckpointError(f"{path} does not exist, or is no file; export it with python -m tools.export.")
         self._run, self.description = _OPENERS[name](path)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ def _describe(text: Any, path: Path) -> Description:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    reason = (lines or [type(error).__name__])[0][:200]
     return CheckpointError(f"{path} cannot be opened: it is damaged or of another version ({reason}); export it again.")
 
 
