@@ -127,7 +127,7 @@ def _write_openvino(graph: Graph, description: Description, path: Path, calibrat
     with tempfile.TemporaryDirectory() as folder:
         through = Path(folder, "model.onnx")
         _write_onnx(graph, replace(description, precision="fp32"), through, ())
-        converted = openvino.convert_model(through)
+        converted = openvino.Core().read_model(through)
         if description.precision == "int8":
             nncf = need("nncf", extra="openvino")
             dataset = nncf.Dataset([{"images": batch} for batch in calibration])
