@@ -33,7 +33,7 @@ class Predictor:
         exif: Whether files are turned as their EXIF orientation says.
         threshold: Of any number of labels an image, the probability from which on a class is predicted; None for one
             label.
-        dtype: Of the model's weights, which images are cast to.
+        dtype: What images are cast to: the number format of the weights; uint8 for a file that takes pixels.
     """
 
     model: nn.Module
