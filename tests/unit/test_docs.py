@@ -253,7 +253,7 @@ def test_python_blocks_run(page, runner, stand_ins):
     if page.stem == "CONTRIBUTING":
         return  # test_contributing.py follows it
     if page.stem == "export":
-        return  # its examples need files of engines, and are run by tests/e2e/test_export.py
+        return  # its examples need files of engines, and are run by tests/engines/test_export.py
     checkpoint = Path("output/NAME/TAG/checkpoints/best.pth")
     if str(checkpoint) in page.read_text():
         assert runner("page", "--opts", "TRAIN.EPOCHS", "1") == 0
