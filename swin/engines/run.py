@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swin.engines.description import KEY, Description
-from swin.engines.packages import need
+from swin.engines.packages import keep_signal_stack, need
 from swin.engines.write import METADATA, SUFFIXES
 from swin.errors import CheckpointError
 
@@ -92,7 +92,8 @@ def _open_openvino(path: Path) -> tuple[Run, Description]:
     description = _describe(text, path)
     precision = "bf16" if description.precision == "bf16" else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.compile_model(model, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
+    with keep_signal_stack():
+        compiled = openvino.compile_model(model, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
     return lambda images: np.array(compiled(images)[0]), description
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from swin.engines.description import KEY, Description
 from swin.engines.graph import Graph, dynamic_batch
-from swin.engines.packages import need
+from swin.engines.packages import keep_signal_stack, need
 from swin.errors import ConfigError
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
@@ -133,7 +133,8 @@ def _write_openvino(graph: Graph, description: Description, path: Path, calibrat
             dataset = nncf.Dataset([{"images": batch} for batch in calibration])
             size = len(calibration)
             kind = nncf.ModelType.TRANSFORMER
-            converted = nncf.quantize(converted, dataset, model_type=kind, subset_size=size)
+            with keep_signal_stack():
+                converted = nncf.quantize(converted, dataset, model_type=kind, subset_size=size)
         converted.set_rt_info(description.to_json(), [KEY])
         openvino.save_model(converted, path, compress_to_fp16=False)
 

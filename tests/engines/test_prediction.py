@@ -1,6 +1,9 @@
 """Prediction in other engines: of a checkpoint that is exported for it, and of an exported file."""
 
 import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,3 +129,23 @@ def test_a_file_that_can_run_code_is_not_opened(monkeypatch):
     Path("model.pt2").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"a \.pt2 file can run any code"):
         inference_model("model.pt2", "a.png")
+
+
+TWO_MODELS = """
+import faulthandler, gc, signal, subprocess
+from swin import load_predictor
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first, second = (load_predictor("best.pth", engine="openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+subprocess.run(["sleep", "0.2"], check=True)
+"""
+
+
+def test_signals_are_handled_after_models_of_openvino_have_gone():
+    need("openvino")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", TWO_MODELS], env=environment, timeout=300, check=False).returncode == 0
