@@ -31,7 +31,7 @@ def train(tmp_path, shapes, capsys):
 def test_from_scratch_then_fine_tuned_and_probed(train, tmp_path):
     text, first = train("scratch_small")
     assert "steps: 2 epochs x 10 updates = 20, the first 1 of them warm-up" in text
-    assert "x sqrt(8/32)): first 7.000e-07 peak 7.000e-04" in text
+    assert "x sqrt(8/32)): first 5.000e-07 peak 3.500e-03" in text
     assert first["ema"] is not None
     file = str(tmp_path / "scratch_small" / "default")
     text, tuned = train("finetune", "--pretrained", file)
