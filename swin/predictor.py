@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin.engines import ENGINES, Description, Engine, write_graph
+from swin.engines import ENGINES, PRECISIONS, Description, Engine, write_graph
 from swin.errors import CheckpointError, ConfigError, DataError
 from swin.evaluation.views import MultiView
 from swin.inputs import ImageInput, read_input
 from swin.preprocess import EvalTransform
 
-_CASTS = {"onnxruntime": (), "openvino": ("bf16",)}  # number formats of an engine besides fp32
-EXPORTED_FOR = tuple(_CASTS)  # the engines that a model can be handed to
+EXPORTED_FOR = ("onnxruntime", "openvino")  # the engines that a model can be handed to
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,10 @@ class Predictor:
         """
         if engine not in EXPORTED_FOR:
             raise ConfigError(f"engine is {engine!r}; give {' or '.join(map(repr, EXPORTED_FOR))}.")
-        if (precision := dtype or "fp32") not in ("fp32", *_CASTS[engine]):
-            choices = " or ".join(map(repr, ("fp32", *_CASTS[engine])))
-            raise ConfigError(f"dtype is {dtype!r}; give {choices} for {engine}.")
+        # int8 needs images to set its scales by.
+        dtypes = [precision for precision in PRECISIONS[ENGINES[engine]] if precision != "int8"]
+        if (precision := dtype or "fp32") not in dtypes:
+            raise ConfigError(f"dtype is {dtype!r}; give {' or '.join(map(repr, dtypes))} for {engine}.")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             about = self.describe_graph(precision=precision)
             return self.of_file(write_graph(self.model.cpu(), about, ENGINES[engine], Path(folder)))

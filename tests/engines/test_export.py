@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +18,17 @@ from swin.config import config_to_dict, load_config
 from swin.create import build_model
 from swin.engines import SUFFIXES, Description, Engine
 from swin.errors import CheckpointError
+from tests.engines.extras import PACKAGES, need
 from tests.numerics.peers import perturb
 from tools.export import __main__ as command
 from tools.export.__main__ import main
 from tools.predict import main as predict
 
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
 CLASSES = ["a cat", "<b>", "zebra"]
 SMALL = [
     *("DATA.IMG_SIZE", 64, "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.DROP_PATH_RATE", 0),
     *("MODEL.SWIN.DEPTHS", "[2, 2]", "MODEL.SWIN.NUM_HEADS", "[2, 4]"),
 ]
-
-
-def need(to: str) -> None:
-    for name in EXTRAS[to]:
-        if find_spec(name) is None:
-            pytest.skip(f"the extra {to} is not installed")
 
 
 @pytest.fixture
@@ -61,7 +54,7 @@ def make_model(cfg_opts=SMALL) -> torch.nn.Module:
 
 @pytest.mark.parametrize("to", SUFFIXES)
 def test_a_file_gives_the_models_logits_at_other_batches_and_sizes(checkpoint, to, capsys):
-    need(to)
+    need(*PACKAGES[to])
     output = Path(f"new/model{SUFFIXES[to]}")
     for sizes in ((), ("48", "80")):
         flags = ["--img-size", *sizes] if sizes else []
@@ -84,7 +77,7 @@ def test_a_file_gives_the_models_logits_at_other_batches_and_sizes(checkpoint, t
 
 @pytest.mark.parametrize("to", SUFFIXES)
 def test_the_examples_of_the_page_classify_an_image_without_this_project(checkpoint, to, capsys):
-    need(to)
+    need(*PACKAGES[to])
     page = (Path(__file__).parents[2] / "docs/export.md").read_text()
     examples = dict(
         zip(("onnx", "openvino", "torch"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True)
@@ -109,9 +102,9 @@ def test_the_examples_of_the_page_classify_an_image_without_this_project(checkpo
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 @pytest.mark.parametrize("to", SUFFIXES)
 def test_other_precisions_are_near_or_refused(digits_run, to, precision, tmp_path, capsys):
-    need(to)
-    if (to, precision) == ("openvino", "int8") and find_spec("nncf") is None:
-        pytest.skip("the extra openvino is not installed")
+    need(*PACKAGES[to])
+    if (to, precision) == ("openvino", "int8"):
+        need("nncf")
     output = tmp_path / f"model{SUFFIXES[to]}"
     flags = ["--checkpoint", str(digits_run), "--to", to, "--output", str(output), "--precision", precision]
     status, said = main(flags), capsys.readouterr()
@@ -133,7 +126,7 @@ def test_other_precisions_are_near_or_refused(digits_run, to, precision, tmp_pat
 
 def test_openvino_reports_to_nobody(checkpoint, tmp_path):
     """What its package openvino_telemetry keeps lies in the folder `intel` of the home."""
-    need("openvino")
+    need(*PACKAGES["openvino"])
     (tmp_path / "home").mkdir()
     words = ["-m", "tools.export", "--checkpoint", checkpoint, "--to", "openvino", "--output", "model.xml"]
     environment = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -192,7 +185,7 @@ def test_errors_are_one_message(checkpoint, flags, words, capsys):
 
 @pytest.mark.parametrize("to", SUFFIXES)
 def test_damaged_and_foreign_files_are_refused(checkpoint, to):
-    need(to)
+    need(*PACKAGES[to])
     name = f"model{SUFFIXES[to]}"
     assert main(["--checkpoint", "best.pth", "--to", to, "--output", name]) == 0
     content = Path(name).read_bytes()
@@ -219,7 +212,7 @@ def test_models_are_captured_as_they_come(tmp_path):
         warnings.simplefilter("ignore")  # it is deprecated
         traced = torch.jit.trace(model, images)
     torch.testing.assert_close(traced(images[:1]).detach(), expected[:1], atol=1e-5, rtol=0)
-    need("onnx")
+    need(*PACKAGES["onnx"])
     runtime = pytest.importorskip("onnxruntime")
     batch = {0: torch.export.Dim("batch", min=1, max=64)}
     torch.onnx.export(model, (images,), tmp_path / "m.onnx", dynamo=True, dynamic_shapes=(batch,), verbose=False)
@@ -245,7 +238,7 @@ def test_models_are_captured_as_they_come(tmp_path):
 )
 def test_published_architectures_are_exported(name, to, sides, tmp_path, capsys):
     """With random weights: the file is compared with the model in batches of 1, 3 and 8 before it is written."""
-    need(to)
+    need(*PACKAGES[to])
     torch.manual_seed(0)
     file, output = tmp_path / "weights.pth", tmp_path / f"model{SUFFIXES[to]}"
     torch.save(create_model(name).state_dict(), file)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,10 @@ from PIL import Image
 from swin import inference_model, load_predictor
 from swin.config import config_to_dict, load_config
 from swin.create import build_model
+from swin.engines import ENGINES
 from swin.errors import CheckpointError, ConfigError
+from swin.predictor import EXPORTED_FOR
+from tests.engines.extras import PACKAGES, need
 from tests.numerics.peers import perturb
 from tools.cam import main as cam
 from tools.export.__main__ import main as export
@@ -25,13 +27,6 @@ SMALL = [
     *("DATA.IMG_SIZE", 32, "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.DROP_PATH_RATE", 0),
     *("MODEL.SWIN.DEPTHS", "[2]", "MODEL.SWIN.NUM_HEADS", "[2]"),
 ]
-EXTRAS = {"onnxruntime": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
-
-
-def need(engine: str) -> None:
-    for name in EXTRAS[engine]:
-        if find_spec(name) is None:
-            pytest.skip(f"{engine} is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 
 def exported(name: str, *flags: str) -> str:
     """Export to ONNX, unless it has been; needs the extra."""
-    need("onnxruntime")
+    need(*PACKAGES["onnx"])
     if not Path(name).exists():
         assert export(["--checkpoint", "best.pth", "--to", "onnx", "--output", name, *flags]) == 0
     return name
@@ -67,9 +62,9 @@ def scores(*arguments, **options) -> np.ndarray:
     return np.array([result["pred_scores"] for result in inference_model(*arguments, ["a.png", "b.png"], **options)])
 
 
-@pytest.mark.parametrize("engine", EXTRAS)
+@pytest.mark.parametrize("engine", EXPORTED_FOR)
 def test_a_checkpoint_is_run_in_an_engine(engine, capsys):
-    need(engine)
+    need(*PACKAGES[ENGINES[engine]])
     before = sorted(path.name for path in Path().iterdir())
     expected, of_engine = scores("best.pth"), load_predictor("best.pth", engine=engine)
     np.testing.assert_allclose(scores(of_engine), expected, atol=1e-5)
@@ -146,6 +141,6 @@ subprocess.run(["sleep", "0.2"], check=True)
 
 
 def test_signals_are_handled_after_models_of_openvino_have_gone():
-    need("openvino")
+    need(*PACKAGES["openvino"])
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", TWO_MODELS], env=environment, timeout=300, check=False).returncode == 0

@@ -3,7 +3,6 @@
 import json
 import os
 from functools import partial
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 
 from swin.engine.precision import Precision
 from swin.models import SwinTransformer
+from tests.engines.extras import need
 from tools.benchmark import models
 from tools.benchmark.__main__ import main
 from tools.benchmark.linear_bound import LinearBound
@@ -167,9 +167,7 @@ def test_the_command_prints_and_writes_its_figures(what, small, tmp_path, capsys
 
 @pytest.mark.slow
 def test_engines_are_measured_beside_the_eager_models(small, tmp_path, capsys):
-    for name in ("onnxruntime", "openvino"):
-        if find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+    need("onnxruntime", "openvino")
     file = tmp_path / "result.json"
     command = ["engines", "--against", "timm", "--dtype", "fp32", "--rounds", "1", "--warmup", "0", "--json", str(file)]
     assert main(command) == 0
