@@ -35,6 +35,7 @@ import torch
 from data import build_data
 from swin.config.flags import load_command_line, run_path
 from swin.cpu import keep_freed_memory
+from swin.create import complete_config
 from swin.distributed import setup_distributed
 from swin.engine.build import Job, build_precision
 from swin.engine.command import run_command
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str], logger: Logger, stop: StopRequest) -> None:
     """Do what the command line asks for."""
     cfg, is_dry = load_command_line(arguments)
+    cfg = complete_config(cfg)
     for warning in cfg.warnings:
         logger.warning(warning)
     dist = setup_distributed(cfg.DEVICE, cfg.DIST_TIMEOUT)

@@ -107,7 +107,7 @@ def find_layouts(cfg: Config, *, need_train: bool, named: Iterable[str] = ()) ->
         return [_with_train(zips)]
     if need_train and cfg.DATA.DATASET == "imagenet22K" and (maps.parts or cfg.DATA.VAL_SPLIT == 0):
         return [_with_train(maps)]
-    extensions, groups = image_extensions(cfg.MODEL.SWIN.IN_CHANS), {"group_by": cfg.DATA.GROUP_BY}
+    extensions, groups = image_extensions(cfg.architecture.IN_CHANS), {"group_by": cfg.DATA.GROUP_BY}
     folders = partial(open_folders, root, extensions=extensions, is_complete=need_train)
     layouts = [
         Layout(root, find_cub(root), partial(open_cub, root), roles={"val": "test", **roles}),

@@ -196,7 +196,7 @@ class EvalPixels:
 def build_eval_pixels(cfg: Config, *, keep_border: bool = False) -> EvalPixels:
     """Build the transform of evaluation that a config describes."""
     return EvalPixels(
-        build_eval_resize(cfg, keep_border=keep_border), channels=cfg.MODEL.SWIN.IN_CHANS, exif=cfg.DATA.EXIF
+        build_eval_resize(cfg, keep_border=keep_border), channels=cfg.architecture.IN_CHANS, exif=cfg.DATA.EXIF
     )
 
 
@@ -210,7 +210,7 @@ def build_train_transform(cfg: Config, img_size: tuple[int, int] | None = None) 
     """Build the training transform that a config describes; of DATA.IMG_SIZE if None."""
     return TrainTransform(
         img_size=img_size or cfg.DATA.IMG_SIZE,
-        channels=cfg.MODEL.SWIN.IN_CHANS,
+        channels=cfg.architecture.IN_CHANS,
         mean=cfg.DATA.MEAN,
         exif=cfg.DATA.EXIF,
         interpolation=cfg.DATA.INTERPOLATION,

@@ -6,13 +6,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from swin.create import create_model
     from swin.inference import inference_model, load_predictor
-    from swin.models import SwinTransformer, list_models
+    from swin.models import SwinMLP, SwinTransformer, SwinTransformerV2, list_models
     from swin.weights import load_weights
 
-__all__ = ["SwinTransformer", "create_model", "inference_model", "list_models", "load_predictor", "load_weights"]
+__all__ = [
+    "SwinMLP",
+    "SwinTransformer",
+    "SwinTransformerV2",
+    "create_model",
+    "inference_model",
+    "list_models",
+    "load_predictor",
+    "load_weights",
+]
 
 _MODULES = {
+    "SwinMLP": "models",
     "SwinTransformer": "models",
+    "SwinTransformerV2": "models",
     "create_model": "create",
     "inference_model": "inference",
     "list_models": "models",

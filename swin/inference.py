@@ -16,7 +16,7 @@ from swin.distributed import select_device
 from swin.engines import engine_of
 from swin.errors import ConfigError
 from swin.inputs import ImageInput, ImagePath, find_files, is_one_input
-from swin.models import SwinTransformer, list_models
+from swin.models import CLASSES, Backbone, list_models
 from swin.predictor import EXPORTED_FOR, Predictor
 from swin.preprocess import build_eval_transform, make_eval_transform
 from swin.weights import Weights, load_weights, model_arguments, read_weights
@@ -137,7 +137,7 @@ def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
     defaults = {"img_size": getattr(model, "img_size", 224), "crop": True, "interpolation": "bicubic", **_IMAGENET}
     arguments: dict[str, Any] = {**defaults, **(getattr(model, "eval_transform_args", None) or {})}
     classes = getattr(model, "classes", None)
-    if isinstance(model, SwinTransformer) and not classes and (synsets := imagenet_classes(model.num_classes)):
+    if isinstance(model, Backbone) and not classes and (synsets := imagenet_classes(model.num_classes)):
         classes = [imagenet_names()[synset] for synset in synsets]
     channels = arguments.pop("channels")
     threshold = getattr(model, "threshold", None)
@@ -210,14 +210,15 @@ def _load_torch(
     elif variant is not None:
         model = create_model(variant, num_classes=num_classes)
     else:
-        model = SwinTransformer(**model_arguments(weights.tensors))
+        family, arguments = model_arguments(weights.tensors, weights.windows)
+        model = CLASSES[family](**arguments)
         model.eval_transform_args = eval_transform_args(model)
     if weights.preprocessing:
         model.eval_transform_args = weights.preprocessing
     load_weights(model, weights, strict=True)
     model.to(device, dtype).eval()
     if cfg:
-        transform, channels, exif = build_eval_transform(cfg), cfg.MODEL.SWIN.IN_CHANS, cfg.DATA.EXIF
+        transform, channels, exif = build_eval_transform(cfg), cfg.architecture.IN_CHANS, cfg.DATA.EXIF
         return Predictor(model, transform, channels, model.classes, device, exif, weights.threshold, dtype)
     return replace(make_predictor(model, device), threshold=weights.threshold)
 

@@ -38,7 +38,7 @@ class Objective:
             network: What `network` gave, or DistributedDataParallel around it; called once.
             images: (b, C, H, W), normalised.
             targets: What the function from `prepare` gave: labels (b,), or (b, K) where mixed.
-            drop_paths: For the model, see `SwinTransformer.forward`.
+            drop_paths: For the model, see `Backbone.forward`.
 
         Returns:
             Losses (b,), float32.

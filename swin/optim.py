@@ -13,7 +13,7 @@ from swin.errors import CheckpointError, ConfigError
 from swin.library_optim import GROUP_COUNTERS, is_of_library, make_library_optimizer
 from swin.muon import Muon
 
-NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "cpb_mlp", "logit_scale")
 _THREE_IN_ONE = ("qkv.weight", "qkv.lora_B.default.weight")  # matrices of queries, keys and values, by their rows
 _NO_MATRICES = ("head.",)  # each row is a class by itself, which orthogonal updates would mix up
 
@@ -52,8 +52,15 @@ def parameter_groups(
         group = groups.setdefault((depth, exempt, is_matrix), new)
         group["params"].append(parameter)
         if is_matrix:
-            group["pieces"].append(3 if name.endswith(_THREE_IN_ONE) else 1)
+            group["pieces"].append(_count_matrices(name, parameter))
     return list(groups.values())
+
+
+def _count_matrices(name: str, parameter: Tensor) -> int:
+    """As how many matrices, one below the other, Muon takes a parameter: of Swin-MLP's windows one for each head."""
+    if name.endswith("spatial_mlp.weight"):
+        return parameter.shape[0] // parameter.shape[1]
+    return 3 if name.endswith(_THREE_IN_ONE) else 1
 
 
 def parameter_depths(model: nn.Module) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """The evaluation transform: from the pixels of `swin.images` to the tensor a model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -163,3 +164,14 @@ def build_eval_resize(cfg: Config, *, keep_border: bool = False) -> EvalResize:
 def build_eval_transform(cfg: Config) -> EvalTransform:
     """Build the transform of prediction that a config describes."""
     return EvalTransform(build_eval_resize(cfg), Normalise(cfg.DATA.MEAN, cfg.DATA.STD))
+
+
+def describe_eval_transform(how: Mapping[str, Any]) -> str:
+    """Say for people what `make_eval_transform` does to an image by these arguments."""
+    height, width = how["img_size"]
+    if how["crop"]:
+        sides = " x ".join(str(int(side / how["crop_pct"])) for side in (height, width))
+        words = f"resized until it just covers {sides} pixels, of which the centre of {height} x {width} is cut out"
+    else:
+        words = f"squashed to {height} x {width} pixels, whatever its proportions, nothing is cut off"
+    return f"an image is {words}; {how['interpolation']}"

@@ -4,8 +4,8 @@ python -m tools.cam --checkpoint output/swin_tiny/default/checkpoints/best.pth -
 
 A map is made by the package pytorch-grad-cam from the output of `norm1` of a stage's last block, which that package
 suggests for Swin: in a trial with digits, hiding what it shows cost more of the class's probability than with the
-block's output or the model's last norm. The grid is put onto the pixels that its tokens were made of, whatever was
-padded.
+block's output or the model's last norm. Of Swin V2 it is the block's output. The grid is put onto the pixels that its
+tokens were made of, whatever was padded.
 """
 
 import re
@@ -24,8 +24,10 @@ from torch.nn import functional as F
 from swin.errors import ConfigError, DataError
 from swin.inference import load_torch_predictor
 from swin.kernels.windows import reverse
-from swin.models import SwinTransformer
-from swin.models.layers import PatchMerging, WindowAttention
+from swin.models import Backbone, SwinTransformerV2
+from swin.models.layers import PatchMerging, shift_of
+from swin.models.swin import WindowAttention
+from swin.models.swin_v2 import CosineWindowAttention
 from swin.predictor import Predictor
 from swin.preprocess import EvalTransform
 from tools.arguments import command, model_parser, positive
@@ -54,14 +56,14 @@ class What(NamedTuple):
     block: int | None = None
 
 
-def class_grids(model: SwinTransformer, images_BCHW: Tensor, labels: Sequence[int], what: What) -> Tensor:
+def class_grids(model: Backbone, images_BCHW: Tensor, labels: Sequence[int], what: What) -> Tensor:
     """Return a map (B, H, W) of a stage's grid for each image: where it speaks for the label, unscaled, or against."""
     import pytorch_grad_cam as package
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    layer = model.get_submodule(
-        f"layers.{what.stage - 1}.blocks.{len(model.stages()[what.stage - 1].blocks) - 1}.norm1"
-    )
+    block = model.stages()[what.stage - 1].blocks[-1]
+    # Swin V2 normalises what its branches give, so that no norm there sees all that the block does.
+    layer = block if isinstance(model, SwinTransformerV2) else block.get_submodule("norm1")
     targets = [ClassifierOutputTarget(label) for label in labels]
     method = getattr(package, METHODS[what.method])
     with (
@@ -76,16 +78,17 @@ def class_grids(model: SwinTransformer, images_BCHW: Tensor, labels: Sequence[in
     return torch.from_numpy(grids).float()
 
 
-def attention_grids(model: SwinTransformer, images_BCHW: Tensor, what: What) -> Tensor:
+def attention_grids(model: Backbone, images_BCHW: Tensor, what: What) -> Tensor:
     """Return how much each position of a block's grid (B, H, W) is attended to: 1 is as much as its window's average.
 
     It is the sum of a position's attention weights over the queries of its window, in the mean of the heads; queries of
     the padding do not count. Attention's output is linear in the values, so that this sum is the gradient of the
     output's sum for a value, whichever backend attends.
     """
-    attention = cast(
-        WindowAttention, model.get_submodule(f"layers.{what.stage - 1}.blocks.{(what.block or 1) - 1}.attn")
-    )
+    block = model.get_submodule(f"layers.{what.stage - 1}.blocks.{(what.block or 1) - 1}")
+    if not hasattr(block, "attn"):
+        raise ConfigError("--attention: this model is a Swin-MLP, whose blocks have no attention; leave it out.")
+    attention = cast(WindowAttention | CosineWindowAttention, block.attn)
     seen: dict[str, Tensor] = {}
     hooks = [
         attention.qkv.register_forward_hook(lambda module, inputs, output: seen.update(qkv=output)),
@@ -100,13 +103,14 @@ def attention_grids(model: SwinTransformer, images_BCHW: Tensor, what: What) -> 
     (gradient,) = torch.autograd.grad(seen["out"].sum(), seen["qkv"])  # (B, K, T, 3*N*D)
     received_BKT = gradient.unflatten(-1, (3, attention.num_heads, -1))[..., 2, :, :].mean(dim=(-2, -1))
     _, H, W, _ = seen["out"].shape
-    window = attention.window_size
-    height, width = H + -H % window, W + -W % window
-    grid_BHW = reverse(received_BKT, window, height, width).roll(attention.shift_of(height, width), dims=(1, 2))
+    window = attention.window_of(H, W)
+    height, width = H + -H % window[0], W + -W % window[1]
+    shift = shift_of((height, width), window, attention.shift_size)
+    grid_BHW = reverse(received_BKT, window, height, width).roll(shift, dims=(1, 2))
     return grid_BHW[:, :H, :W].cpu()
 
 
-def heat_of(grids_BHW: Tensor, model: SwinTransformer, stage: int, size: tuple[int, int]) -> np.ndarray:
+def heat_of(grids_BHW: Tensor, model: Backbone, stage: int, size: tuple[int, int]) -> np.ndarray:
     """Put grids of a stage onto images of a size (H, W), scaled so that the greatest value is 1; what is negative is 0.
 
     A token covers a square of pixels, from the top left. Tokens of padding lie outside of the image and are cut off;
@@ -169,8 +173,8 @@ def _maps(
     return [(to_rgb(resize(image)), *maps) for image, *maps in zip(images, grids_BHW, heat_BHW, strict=True)]
 
 
-def _model(predictor: Predictor) -> SwinTransformer:
-    return cast(SwinTransformer, predictor.model)
+def _model(predictor: Predictor) -> Backbone:
+    return cast(Backbone, predictor.model)
 
 
 def draw_figure(picture: Image.Image, heat_HW: np.ndarray, top: float, title: str, legend: str) -> Any:

@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cfg = load_data_config(options)
         sets = open_sets(cfg)
-        findings, summary = check(sets, channels=cfg.MODEL.SWIN.IN_CHANS, workers=options.workers)
+        findings, summary = check(sets, channels=cfg.architecture.IN_CHANS, workers=options.workers)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

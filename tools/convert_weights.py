@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from swin import SwinTransformer
 from swin.errors import CheckpointError, SwinError
+from swin.models import CLASSES
+from swin.variants import find_variant
 from swin.weights import Weights, model_arguments, read_weights
-from swin.weights.files import CLASSES
-from swin.weights.formats import DERIVED_BUFFERS, FORMATS, file_name, from_native
+from swin.weights.buffers import DERIVED_BUFFERS
+from swin.weights.files import CLASSES as IN_METADATA
+from swin.weights.formats import FORMATS, file_name, from_native
+from swin.weights.shapes import windows_of
 from swin.weights.source import strip_prefixes
 
 # Programs add up in another order, which changes float32 logits by about 1e-6 of the largest. A misplaced tensor
@@ -46,7 +50,7 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
     Raises:
         CheckpointError: the weights are not convertible, or the file cannot be written.
     """
-    arguments = model_arguments(source.tensors)
+    family, arguments = model_arguments(source.tensors, source.windows)
     size = img_size or (arguments["img_size"],) * 2
     if arguments["ape"] and to in ("timm", "torchvision"):
         raise CheckpointError(f"{source.name} has an absolute position embedding, which {to}'s model lacks.")
@@ -54,8 +58,8 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
         arguments["img_size"] = size
     temporary = output.with_name(f".{output.stem}.tmp{output.suffix}")
     try:
-        _write(temporary, from_native(source.tensors, to, img_size=size), to, source.classes)
-        comparison = _compare(source, read_weights(temporary, source_format=to), arguments, size)
+        _write(temporary, from_native(source.tensors, to, img_size=size, windows=source.windows), to, source.classes)
+        comparison = _compare(source, read_weights(temporary, source_format=to), family, arguments, size)
         temporary.replace(output)
     except OSError as error:
         raise CheckpointError(
@@ -72,9 +76,11 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
     )
 
 
-def _compare(source: Weights, written: Weights, arguments: Mapping[str, Any], size: tuple[int, int]) -> str:
+def _compare(
+    source: Weights, written: Weights, family: str, arguments: Mapping[str, Any], size: tuple[int, int]
+) -> str:
     image = torch.randn(1, arguments["in_chans"], *size, generator=torch.Generator().manual_seed(0))
-    (logits, before), (converted, after) = (_logits(weights, arguments, image) for weights in (source, written))
+    (logits, before), (converted, after) = (_logits(each, family, arguments, image) for each in (source, written))
     difference, largest = float((logits - converted).abs().max()), float(logits.abs().max())
     if difference > _TOLERANCE * max(largest, 1e-6):
         raise CheckpointError(
@@ -87,38 +93,49 @@ def _compare(source: Weights, written: Weights, arguments: Mapping[str, Any], si
     )
 
 
-def make_peer(format_name: str, arguments: Mapping[str, Any]) -> nn.Module | None:
-    """A program's own model for arguments of `SwinTransformer`, without stochastic depth.
+def make_peer(format_name: str, family: str, arguments: Mapping[str, Any]) -> nn.Module | None:
+    """A program's own model for arguments of a family's class, without stochastic depth.
 
     None stands for a program that is not installed.
+
+    Raises:
+        ValueError: the program has no such model.
     """
+    if family == "swin_mlp":
+        raise ValueError("no other program has a Swin-MLP")
     # The programs are imported late: each takes seconds, and only one is needed.
     shared = {name: arguments[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio", "num_classes")}
+    is_v2 = family == "swinv2"
     if format_name == "timm":
-        from timm.models.swin_transformer import SwinTransformer as TimmSwin
+        from timm.models import swin_transformer, swin_transformer_v2
 
         more = {name: arguments[name] for name in ("img_size", "patch_size", "in_chans", "window_size", "qkv_bias")}
-        return TimmSwin(**shared, **more, drop_path_rate=0.0)
+        if not is_v2:
+            return swin_transformer.SwinTransformer(**shared, **more, drop_path_rate=0.0)
+        more["pretrained_window_sizes"] = arguments["pretrained_window_sizes"]
+        return swin_transformer_v2.SwinTransformerV2(**shared, **more, drop_path_rate=0.0)
     if format_name == "torchvision":
-        from torchvision.models import SwinTransformer as TorchvisionSwin
+        from torchvision.models import swin_transformer as theirs
 
+        parts = {"block": theirs.SwinTransformerBlockV2, "downsample_layer": theirs.PatchMergingV2} if is_v2 else {}
         shared = {name: list(value) if isinstance(value, tuple) else value for name, value in shared.items()}
         sides = {name: [arguments[name]] * 2 for name in ("patch_size", "window_size")}
-        peer: nn.Module = TorchvisionSwin(**shared, **sides, stochastic_depth_prob=0.0)
+        peer: nn.Module = theirs.SwinTransformer(**shared, **sides, **parts, stochastic_depth_prob=0.0)
         if not arguments["num_classes"]:
             peer.head = nn.Identity()
         return peer
     if not find_spec(format_name):
         return None
-    return _make_mmpretrain(arguments) if format_name == "mmpretrain" else _make_transformers(arguments)
+    make = _make_mmpretrain if format_name == "mmpretrain" else _make_transformers
+    return make(arguments, is_v2)
 
 
-def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
+def _make_mmpretrain(arguments: Mapping[str, Any], is_v2: bool) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, about parts that are not used
         models = import_module("mmpretrain.models")
     channels, depths, num_classes = (arguments[name] for name in ("embed_dim", "depths", "num_classes"))
-    backbone = {
+    backbone: dict[str, Any] = {
         "type": "SwinTransformer",
         "arch": {"embed_dims": channels, "depths": depths, "num_heads": arguments["num_heads"]},
         **{name: arguments[name] for name in ("img_size", "patch_size", "window_size")},
@@ -128,15 +145,25 @@ def _make_mmpretrain(arguments: Mapping[str, Any]) -> nn.Module:
         "out_indices": (len(depths) - 1,),
         "stage_cfgs": {"block_cfgs": {"ffn_ratio": arguments["mlp_ratio"]}},
     }
+    if is_v2:
+        grids = [arguments["img_size"] // arguments["patch_size"] // 2**stage for stage in range(len(depths))]
+        backbone |= {
+            "type": "SwinTransformerV2",
+            "window_size": [min(arguments["window_size"], grid) for grid in grids],
+            "pretrained_window_sizes": list(arguments["pretrained_window_sizes"]),
+        }
+        backbone["arch"]["extra_norm_every_n_blocks"] = arguments["extra_norm_every"]
     head = {"type": "LinearClsHead", "num_classes": num_classes, "in_channels": channels * 2 ** (len(depths) - 1)}
     neck = {"type": "GlobalAveragePooling"}
     peer: nn.Module = models.ImageClassifier(backbone=backbone, neck=neck, head=head if num_classes else None)
     return peer
 
 
-def _make_transformers(arguments: Mapping[str, Any]) -> nn.Module:
+def _make_transformers(arguments: Mapping[str, Any], is_v2: bool) -> nn.Module:
     transformers = import_module("transformers")
-    config = transformers.SwinConfig(
+    more = {"pretrained_window_sizes": list(arguments["pretrained_window_sizes"])} if is_v2 else {}
+    config = (transformers.Swinv2Config if is_v2 else transformers.SwinConfig)(
+        **more,
         **{name: arguments[name] for name in ("patch_size", "embed_dim", "window_size", "mlp_ratio", "qkv_bias")},
         **{name: list(arguments[name]) for name in ("depths", "num_heads")},
         image_size=arguments["img_size"],
@@ -145,23 +172,24 @@ def _make_transformers(arguments: Mapping[str, Any]) -> nn.Module:
         use_absolute_embeddings=arguments["ape"],
         drop_path_rate=0.0,
     )
-    peer: nn.Module = transformers.SwinForImageClassification(config)
+    kind = transformers.Swinv2ForImageClassification if is_v2 else transformers.SwinForImageClassification
+    peer: nn.Module = kind(config)
     return peer
 
 
 @torch.no_grad()
-def _logits(weights: Weights, arguments: Mapping[str, Any], image: Tensor) -> tuple[Tensor, str]:
+def _logits(weights: Weights, family: str, arguments: Mapping[str, Any], image: Tensor) -> tuple[Tensor, str]:
     """What the weights' own program makes of the image, (1, num_classes), and the model in words.
 
     This project's model has the official format, and stands in for a program that is not installed.
     """
     tensors, words = weights.original, f"{weights.format}'s model"
     try:
-        peer = None if weights.format == "official" else make_peer(weights.format, arguments)
+        peer = None if weights.format == "official" else make_peer(weights.format, family, arguments)
         if peer is None:
             absent = "" if weights.format == "official" else f" ({weights.format} is not installed)"
             tensors, words = weights.tensors, f"this project's model{absent}"
-            peer = SwinTransformer(**{**arguments, "drop_path_rate": 0.0})
+            peer = CLASSES[family](**{**arguments, "drop_path_rate": 0.0})
         # Strictly, derived buffers aside, which some versions of the programs save and others do not.
         names = {file_name(strip_prefixes(name)): name for name in peer.state_dict()}
         given = {names.get(file_name(strip_prefixes(name)), name): value for name, value in tensors.items()}
@@ -193,7 +221,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], format_name: str, classes:
     }
     try:
         if path.suffix == ".safetensors":
-            metadata = {"format": "pt", **({CLASSES: json.dumps(list(classes))} if classes else {})}
+            metadata = {"format": "pt", **({IN_METADATA: json.dumps(list(classes))} if classes else {})}
             save_file({name: value.clone() for name, value in state.items()}, path, metadata=metadata)
         else:
             torch.save(wrapped.get(format_name, state), path)
@@ -211,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="source", choices=FORMATS, help="format of the input; detected by default")
     parser.add_argument("--to", required=True, choices=FORMATS, help="format of the output")
     size_help = "side, or height and width, of the images; by default the side that makes the last stage one window"
+    variant_help = "the model's name, where the file does not say its windows: a Swin V2 of timm or transformers"
+    parser.add_argument("--variant", metavar="NAME", help=variant_help)
     parser.add_argument("--img-size", type=int, nargs="+", metavar="PIXELS", default=[], help=size_help)
     arguments = parser.parse_args(argv)
     sides: list[int] = arguments.img_size
@@ -220,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(sides) > 2 or any(side < 1 for side in sides):
             raise CheckpointError(f"--img-size takes a side, or height and width, in pixels, not {sides}.")
         source = read_weights(arguments.input, source_format=arguments.source)
+        if arguments.variant and source.windows is None:
+            source = replace(source, windows=windows_of(find_variant(arguments.variant)))
         print(convert(source, arguments.to, arguments.output, (sides[0], sides[-1]) if sides else None))
     except SwinError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from data.sources import Source
 from swin.config import Config, config_from_dict, load_config
 from swin.errors import ConfigError, DataError
 from swin.inference import load_torch_predictor
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.predictor import Predictor
 from swin.records import make_folder, replacing
 from swin.weights import read_weights
@@ -81,7 +81,7 @@ class Features:
 def compute_features(predictor: Predictor, images: Sequence[torch.Tensor]) -> np.ndarray:
     """Return the features (B, F), float32, of uint8 images (C, h, w) as `predictor.read` gives them."""
     batch_BCHW = torch.stack([predictor.transform(image) for image in images]).to(predictor.device)
-    tokens_BHWC = cast(SwinTransformer, predictor.model).forward_features(batch_BCHW)
+    tokens_BHWC = cast(Backbone, predictor.model).forward_features(batch_BCHW)
     return tokens_BHWC.mean(dim=(1, 2)).float().cpu().numpy()
 
 

@@ -92,7 +92,7 @@ def evaluate_one(
     job.logger.info(f"evaluating {weights.name} on {data.val and data.val.num_samples} images: {report}")
     about = {"checkpoint": weights.name, **describe_data(cfg, data.part), "precision": job.precision.name}
     about |= describe_threshold(weights.threshold, data)
-    about |= {"window_size": cfg.MODEL.SWIN.WINDOW_SIZE, "crops": options.crops, "flip": options.flip}
+    about |= {"window_size": cfg.architecture.WINDOW_SIZE, "crops": options.crops, "flip": options.flip}
     classifier: torch.nn.Module = model.to(job.dist.device)
     if options.flip or options.crops > 1:
         size = as_size(cfg.DATA.IMG_SIZE) if options.crops > 1 else None

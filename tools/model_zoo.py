@@ -21,9 +21,10 @@ HEADER = (
 )
 NOTES = (
     "FLOPs are multiply-adds of one image: first as the official repository counts them, then as mmpretrain does,\n"
-    "which leaves out the products of the attention. Accuracies are the published ones, in percent on ImageNet-1K,\n"
-    "for swin_large_384_cub200 on CUB-200-2011. Recipes that end in _paper, _mmpretrain and _torchvision are other\n"
-    "ways to the same model; their headers say what they give. Models without a recipe are there for published weights."
+    "which leaves out the products of the attention (Swin V1 alone). Accuracies are the published ones, in percent on\n"
+    "ImageNet-1K, for swin_large_384_cub200 on CUB-200-2011. Recipes that end in _paper, _mmpretrain and _torchvision\n"
+    "are other ways to the same model; their headers say what they give. Models without a recipe are there for\n"
+    "published weights, swinv2_huge_22k and swinv2_giant_22k for the encoders of SimMIM's."
 )
 
 
@@ -34,10 +35,11 @@ def rows() -> list[tuple[str, ...]]:
     for name, variant in VARIANTS.items():
         with torch.device("meta"):  # counting needs no memory for the weights
             model = create_model(name)
-        flops = (count(model, *model.img_size) for count in (count_flops, count_module_flops))
+        counts = (count_flops, count_module_flops if variant.family == "swin" else None)
+        flops = (f"{count(model, *model.img_size) / 1e9:.2f}G" if count else "" for count in counts)
         sizes = (str(variant.img_size), str(variant.window_size), f"{count_parameters(model) / 1e6:.2f}M")
         accuracies = ("" if top is None else str(top) for top in (variant.top1, variant.top5))
-        table.append((name, *sizes, *(f"{count / 1e9:.2f}G" for count in flops), *accuracies, ", ".join(recipes(name))))
+        table.append((name, *sizes, *flops, *accuracies, ", ".join(recipes(name))))
     return table
 
 

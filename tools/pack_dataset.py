@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = options.output
     try:
         cfg = load_data_config(options)
-        channels = cfg.MODEL.SWIN.IN_CHANS
+        channels = cfg.architecture.IN_CHANS
         if options.short_side and channels not in MODES:
             raise ConfigError(
                 f"--short-side shrinks pictures, and images of {channels} channels are arrays: leave it out."

@@ -33,21 +33,27 @@ from swin.create import build_model, config_tree
 from swin.engine.best import FIGURES, choose_figure
 from swin.errors import CheckpointError, ConfigError
 from swin.inference import load_predictor
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.models.flops import count_parameters
-from swin.preprocess import build_eval_resize, build_eval_transform
+from swin.preprocess import build_eval_resize, build_eval_transform, describe_eval_transform
 from swin.records import encode, write_atomically, write_json, writing
 from swin.weights import Weights, load_weights, read_weights
 from swin.weights.files import CLASSES as IN_METADATA
 from swin.weights.files import find_weight_file
-from swin.weights.folder import CLASSES, CONFIG, PREPROCESSING, RESAMPLING, SUMS, describe_preprocessing
+from swin.weights.folder import CLASSES, CONFIG, PREPROCESSING, RESAMPLING, SUMS
 from swin.weights.formats import from_native
 from swin.weights.labels import imagenet_classes, imagenet_names
 from tools.arguments import command
 from tools.model_card import make_card
 
 _TOLERANCE = 1e-4  # of logits, relative to the largest: programs add up in another order
-_TIMM_MODEL = "swin_tiny_patch4_window7_224"  # whose arguments are then given one by one
+# By MODEL.TYPE; their arguments are then given one by one.
+_TIMM_MODELS = {"swin": "swin_tiny_patch4_window7_224", "swinv2": "swinv2_tiny_window8_256"}
+_PAPERS = {
+    "swin": "[Swin Transformer](https://arxiv.org/abs/2103.14030)",
+    "swinv2": "[Swin Transformer V2](https://arxiv.org/abs/2111.09883)",
+    "swin_mlp": "[Swin-MLP](https://github.com/microsoft/Swin-Transformer)",
+}
 _PARTS = ("validation", "test", "evaluation")  # of metrics.json
 _Metrics = dict[str, dict[str, Any]]
 
@@ -86,7 +92,7 @@ def publish(source: str, output: Path, to: str = "swin", license_id: str | None 
             to,
             license_id=license_id,
             model=_describe_model(model, cfg, weights),
-            images="\n\n".join([f"In prediction {describe_preprocessing(how)}.", *notes]),
+            images="\n\n".join([f"In prediction {describe_eval_transform(how)}.", *notes]),
             classes=names,
             outputs=_describe_outputs(weights.threshold),
             metrics=metrics,
@@ -120,7 +126,7 @@ def describe_images(cfg: Config) -> dict[str, Any]:
     """Return how images become the input of a config's model, as `Weights.preprocessing`."""
     resize = build_eval_resize(cfg)
     crop = {"crop": resize.crop, **({"crop_pct": resize.crop_pct} if resize.crop else {})}
-    normalised = {"mean": list(cfg.DATA.MEAN), "std": list(cfg.DATA.STD), "channels": cfg.MODEL.SWIN.IN_CHANS}
+    normalised = {"mean": list(cfg.DATA.MEAN), "std": list(cfg.DATA.STD), "channels": cfg.architecture.IN_CHANS}
     return {"img_size": list(resize.size), **crop, "interpolation": resize.interpolation, **normalised}
 
 
@@ -173,7 +179,7 @@ def _numbers(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_ours(
-    folder: Path, model: SwinTransformer, cfg: Config, weights: Weights, how: dict[str, Any]
+    folder: Path, model: Backbone, cfg: Config, weights: Weights, how: dict[str, Any]
 ) -> tuple[Sequence[str] | None, list[str]]:
     outputs = {"activation": "softmax" if weights.threshold is None else "sigmoid", "threshold": weights.threshold}
     named = {IN_METADATA: json.dumps(weights.classes)} if weights.classes else {}
@@ -186,15 +192,17 @@ def _write_ours(
 
 
 def _write_transformers(
-    folder: Path, model: SwinTransformer, cfg: Config, weights: Weights, how: dict[str, Any]
+    folder: Path, model: Backbone, cfg: Config, weights: Weights, how: dict[str, Any]
 ) -> tuple[Sequence[str] | None, list[str]]:
-    swin, names = cfg.MODEL.SWIN, _names_of(weights, model.num_classes)
+    swin, names = cfg.architecture, _names_of(weights, model.num_classes)
     height, width = how["img_size"]
     _check_peer(model, cfg, "transformers")
     labels = names or [f"LABEL_{row}" for row in range(model.num_classes)]
+    is_v2 = cfg.MODEL.TYPE == "swinv2"
     config = {
-        "architectures": ["SwinForImageClassification"],
-        "model_type": "swin",
+        "architectures": ["Swinv2ForImageClassification" if is_v2 else "SwinForImageClassification"],
+        "model_type": cfg.MODEL.TYPE,
+        **({"pretrained_window_sizes": _pretrained_windows(cfg)} if is_v2 else {}),
         "image_size": height if height == width else [height, width],
         "num_channels": swin.IN_CHANS,
         "patch_size": swin.PATCH_SIZE,
@@ -237,13 +245,15 @@ def _write_transformers(
 
 
 def _write_timm(
-    folder: Path, model: SwinTransformer, cfg: Config, weights: Weights, how: dict[str, Any]
+    folder: Path, model: Backbone, cfg: Config, weights: Weights, how: dict[str, Any]
 ) -> tuple[Sequence[str] | None, list[str]]:
-    swin, names = cfg.MODEL.SWIN, _names_of(weights, model.num_classes)
+    swin, names = cfg.architecture, _names_of(weights, model.num_classes)
     _check_peer(model, cfg, "timm")
     arguments = {name: swin[name.upper()] for name in ("patch_size", "in_chans", "embed_dim", "window_size")}
     arguments |= {"img_size": how["img_size"], "depths": list(swin.DEPTHS), "num_heads": list(swin.NUM_HEADS)}
     arguments |= {"mlp_ratio": swin.MLP_RATIO, "qkv_bias": swin.QKV_BIAS}
+    if cfg.MODEL.TYPE == "swinv2":
+        arguments["pretrained_window_sizes"] = _pretrained_windows(cfg)
     crop = {"crop_pct": how.get("crop_pct", 1.0), "crop_mode": "center" if how["crop"] else "squash"}
     pretrained = {
         "input_size": [swin.IN_CHANS, *how["img_size"]],
@@ -255,7 +265,7 @@ def _write_timm(
         "classifier": "head.fc",
     }
     config = {
-        "architecture": _TIMM_MODEL,
+        "architecture": _TIMM_MODELS[cfg.MODEL.TYPE],
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "global_pool": "avg",
@@ -269,20 +279,28 @@ def _write_timm(
     return names, []
 
 
-def _check_peer(model: SwinTransformer, cfg: Config, program: str) -> None:
+def _check_peer(model: Backbone, cfg: Config, program: str) -> None:
     """Refuse a model that another program's cannot be."""
-    swin, num_stages = cfg.MODEL.SWIN, len(cfg.MODEL.SWIN.DEPTHS)
+    swin, num_stages = cfg.architecture, len(cfg.architecture.DEPTHS)
     grids = [side // 2 ** (num_stages - 1) for side in model.grid_size]
+    is_v2 = cfg.MODEL.TYPE == "swinv2"
     reasons = {
+        "the blocks of Swin-MLP": cfg.MODEL.TYPE == "swin_mlp",
+        "extra norms (EXTRA_NORM_EVERY)": bool(swin.get("EXTRA_NORM_EVERY")),
         "an absolute position embedding": swin.APE and program == "timm",
         "no norm after the patch embedding": not swin.PATCH_NORM,
-        "a scale of attention of its own (QK_SCALE)": swin.QK_SCALE is not None,
+        "a scale of attention of its own (QK_SCALE)": swin.get("QK_SCALE") is not None,
         f"windows of {swin.WINDOW_SIZE} tokens for a last stage of {grids[0]} x {grids[1]}": (
-            min(grids) < swin.WINDOW_SIZE
+            min(grids) < swin.WINDOW_SIZE and not is_v2
         ),
     }
     if found := [reason for reason, holds in reasons.items() if holds]:
         raise CheckpointError(f"{program}'s model cannot have {' and '.join(found)}: publish without --format.")
+
+
+def _pretrained_windows(cfg: Config) -> list[int]:
+    given: list[int] = cfg.architecture.PRETRAINED_WINDOW_SIZES
+    return list(given) if any(given) else [0] * len(cfg.architecture.DEPTHS)
 
 
 def _names_of(weights: Weights, num_classes: int) -> Sequence[str] | None:
@@ -309,12 +327,12 @@ def _write_sums(folder: Path) -> None:
     write_atomically(folder / SUMS, encode("".join(lines)))
 
 
-def _describe_model(model: SwinTransformer, cfg: Config, weights: Weights) -> str:
-    swin = cfg.MODEL.SWIN
+def _describe_model(model: Backbone, cfg: Config, weights: Weights) -> str:
+    swin = cfg.architecture
     shape = f"embed_dim {swin.EMBED_DIM}, depths {list(swin.DEPTHS)}, num_heads {list(swin.NUM_HEADS)}"
     averaged = " The weights are the average over training (EMA)." if weights.is_averaged else ""
     return (
-        f"A [Swin Transformer](https://arxiv.org/abs/2103.14030) of {count_parameters(model):,} parameters ({shape}, "
+        f"A {_PAPERS[cfg.MODEL.TYPE]} of {count_parameters(model):,} parameters ({shape}, "
         f"windows of {swin.WINDOW_SIZE}, patches of {swin.PATCH_SIZE} pixels) that tells {model.num_classes} classes "
         f"apart, published by swin-trainer.{averaged} `sha256sum -c {SUMS}` compares the files with their sums."
     )
@@ -330,13 +348,13 @@ def _describe_outputs(threshold: float | None) -> str:
 
 
 @torch.no_grad()
-def check_folder(folder: Path, to: str, model: SwinTransformer, cfg: Config) -> list[str]:
+def check_folder(folder: Path, to: str, model: Backbone, cfg: Config) -> list[str]:
     """Compare the logits of all that reads the folder with the model's, on one batch; return them in words.
 
     Raises:
         CheckpointError: they differ by more than rounding.
     """
-    images = torch.randn(3, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(3, cfg.architecture.IN_CHANS, *model.img_size, generator=torch.Generator().manual_seed(0))
     expected, lines = model.eval()(images), []
     predictor = load_predictor(folder, device="cpu")
     pixels = images[0].mul(50).add(128).clamp(0, 255).to(torch.uint8)

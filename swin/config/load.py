@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from swin.config.keys import KEYS
+from swin.config.keys.model import GROUP_OF_TYPE
 from swin.config.messages import MAX_LINES, did_you_mean, readable_lines, show_value
 from swin.config.sources import Entry, Problems, find_recipe, read_file, read_opts
 from swin.config.tree import FLAT_DEFAULTS, GROUPS, Config, Layer, flatten, nest
@@ -15,7 +16,7 @@ from swin.config.validate import validate
 from swin.errors import ConfigError
 from swin.variants import find_variant
 
-_ARCHITECTURE = ("MODEL.SWIN.EMBED_DIM", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.NUM_HEADS")
+_SIZES = ("MODEL.NAME", "DATA.IMG_SIZE", "WINDOW_SIZE", "PRETRAINED_WINDOW_SIZES")  # what is not the architecture
 
 
 def load_config(
@@ -108,12 +109,8 @@ def _read_variant(entries: Sequence[Entry], problems: Problems) -> list[Entry]:
     except ConfigError as error:
         problems.add(f"{last.where}: MODEL.VARIANT: {error}")
         return []
-    values = {
-        "MODEL.NAME": last.value,
-        "DATA.IMG_SIZE": variant.img_size,
-        **{key: getattr(variant, key.rpartition(".")[2].lower()) for key in _ARCHITECTURE},
-        "MODEL.SWIN.WINDOW_SIZE": variant.window_size,
-    }
+    values = {"MODEL.NAME": last.value, "DATA.IMG_SIZE": variant.img_size, "MODEL.TYPE": variant.family}
+    values |= {f"MODEL.{GROUP_OF_TYPE[variant.family]}.{name.upper()}": value for name, value in variant.shape.items()}
     return [Entry(key, value, f"MODEL.VARIANT {last.value}") for key, value in values.items()]
 
 
@@ -136,7 +133,7 @@ def _compare_with_variant(entries: Sequence[Entry], of_variant: Sequence[Entry],
             f"{variant.where}: MODEL.VARIANT {variant.value} has {key} {show_value(value)}, but {own.where} gives it "
             f"as {show_value(own.value)}, which wins"
         )
-        if key in _ARCHITECTURE:
+        if not key.endswith(_SIZES):
             problems.add(f"{line}: use a recipe without an architecture of its own, as --cfg finetune")
             return []
         warnings.append(f"{line}; for the variant's: --opts {key} {show_value(value)}")

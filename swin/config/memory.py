@@ -3,8 +3,20 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SWIN_SIZES = ("PATCH_SIZE", "IN_CHANS", "EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE", "MLP_RATIO")
-SIZES = ("DATA.BATCH_SIZE", "DATA.IMG_SIZE", "MODEL.NUM_CLASSES", *(f"MODEL.SWIN.{name}" for name in _SWIN_SIZES))
+from swin.config.keys.model import GROUP_OF_TYPE
+
+_MODEL_SIZES = ("PATCH_SIZE", "IN_CHANS", "EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE", "MLP_RATIO")
+
+
+def model_group(values: Mapping[str, Any]) -> str:
+    """The group that the keys of the model's own family are in, as MODEL.SWIN."""
+    return f"MODEL.{GROUP_OF_TYPE[values['MODEL.TYPE']]}"
+
+
+def size_keys(values: Mapping[str, Any]) -> list[str]:
+    """The keys from which it follows how large a run is."""
+    group = model_group(values)
+    return ["DATA.BATCH_SIZE", "DATA.IMG_SIZE", "MODEL.NUM_CLASSES", *(f"{group}.{name}" for name in _MODEL_SIZES)]
 
 
 def least_bytes(values: Mapping[str, Any]) -> Iterator[tuple[float, str, str]]:
@@ -13,12 +25,14 @@ def least_bytes(values: Mapping[str, Any]) -> Iterator[tuple[float, str, str]]:
     Training needs several times as much: gradients, the optimizer's state and the activations of all layers.
 
     Args:
-        values: the keys of `SIZES`, each allowed by itself.
+        values: at least MODEL.TYPE and the keys of `size_keys`, each allowed by itself.
 
     Yields:
         The bytes in float32, what they hold, and the names of the keys that it follows from.
     """
-    batch, img_size, classes, patch, channels, embed_dim, depths, heads, window, ratio = (values[key] for key in SIZES)
+    batch, img_size, classes, patch, channels, embed_dim, depths, heads, window, ratio = (
+        values[key] for key in size_keys(values)
+    )
     sides = [img_size] * 2 if isinstance(img_size, int) else img_size
     dims = [embed_dim * 2**stage for stage in range(len(depths))]
     layers = []  # numbers that the widest layer of each stage makes of an image

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from swin.config.keys import KEYS
-from swin.config.memory import SIZES, least_bytes
+from swin.config.memory import least_bytes, model_group, size_keys
 from swin.config.messages import show_value
 
 # A terabyte: more than any device has, and than a batch of 128 images of 3,072 px takes in the largest published model.
@@ -18,44 +18,49 @@ _MAX_BYTES = 10**12
 
 
 def _errors_of_the_model(v: Mapping[str, Any]) -> Iterator[str]:
-    depths, heads, width = (v[f"MODEL.SWIN.{name}"] for name in ("DEPTHS", "NUM_HEADS", "EMBED_DIM"))
+    group = model_group(v)
+    depths, heads, width = (v[f"{group}.{name}"] for name in ("DEPTHS", "NUM_HEADS", "EMBED_DIM"))
     if len(depths) != len(heads):
         yield (
-            f"{{MODEL.SWIN.DEPTHS}} has {len(depths)} stages but {{MODEL.SWIN.NUM_HEADS}} has {len(heads)}: give both "
+            f"{{{group}.DEPTHS}} has {len(depths)} stages but {{{group}.NUM_HEADS}} has {len(heads)}: give both "
             "the same number of values"
         )
     for stage, n in enumerate(heads):
         if width * 2**stage % n:
             yield (
-                f"{{MODEL.SWIN.NUM_HEADS}}: the {n} heads of stage {stage + 1} do not divide its width "
-                f"{width * 2**stage} ({{MODEL.SWIN.EMBED_DIM}}, doubled at each stage); change one of them"
+                f"{{{group}.NUM_HEADS}}: the {n} heads of stage {stage + 1} do not divide its width "
+                f"{width * 2**stage} ({{{group}.EMBED_DIM}}, doubled at each stage); change one of them"
             )
-    if width * v["MODEL.SWIN.MLP_RATIO"] < 1:
-        yield "{MODEL.SWIN.MLP_RATIO} of {MODEL.SWIN.EMBED_DIM} channels is less than one: raise MLP_RATIO"
-    if min(_sides(v)) < v["MODEL.SWIN.PATCH_SIZE"]:
+    if width * v[f"{group}.MLP_RATIO"] < 1:
+        yield f"{{{group}.MLP_RATIO}} of {{{group}.EMBED_DIM}} channels is less than one: raise MLP_RATIO"
+    pretrained = v.get(f"{group}.PRETRAINED_WINDOW_SIZES", [])
+    if any(pretrained) and len(pretrained) != len(depths):
         yield (
-            "{DATA.IMG_SIZE} is smaller than one patch ({MODEL.SWIN.PATCH_SIZE}): use larger images or smaller patches"
+            f"{{{group}.PRETRAINED_WINDOW_SIZES}} has {len(pretrained)} stages but {{{group}.DEPTHS}} has "
+            f"{len(depths)}: give one value a stage"
         )
-    num_bytes, what, names = max(least_bytes({key: v[key] for key in SIZES}))
+    if min(_sides(v)) < v[f"{group}.PATCH_SIZE"]:
+        patch = f"{{{group}.PATCH_SIZE}}"
+        yield f"{{DATA.IMG_SIZE}} is smaller than one patch ({patch}): use larger images or smaller patches"
+    num_bytes, what, names = max(least_bytes(v))
     if num_bytes > _MAX_BYTES:
-        keys = ", ".join(f"{{{key}}}" for key in SIZES if key.rpartition(".")[2] in names.split())
+        keys = ", ".join(f"{{{key}}}" for key in size_keys(v) if key.rpartition(".")[2] in names.split())
         yield f"{keys}: expected sizes that a device can hold, not {num_bytes / 1e9:,.0f} GB for {what}; lower them"
 
 
 def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
-    channels, is_digits, is_zip = v["MODEL.SWIN.IN_CHANS"], v["DATA.DATASET"] == "digits", v["DATA.ZIP_MODE"]
+    in_chans = f"{model_group(v)}.IN_CHANS"
+    channels, is_digits, is_zip = v[in_chans], v["DATA.DATASET"] == "digits", v["DATA.ZIP_MODE"]
     for key in ("DATA.MEAN", "DATA.STD"):
         if len(v[key]) != channels:
             yield (
-                f"{{{key}}} has {len(v[key])} values but {{MODEL.SWIN.IN_CHANS}}: "
+                f"{{{key}}} has {len(v[key])} values but {{{in_chans}}}: "
                 f"give {key} {channels} value{'s' * (channels > 1)}, one for each channel"
             )
     if channels not in (1, 3, 4) and is_digits:
-        yield "{MODEL.SWIN.IN_CHANS}: the images of {DATA.DATASET} can be read with 1, 3 or 4 channels"
+        yield f"{{{in_chans}}}: the images of {{DATA.DATASET}} can be read with 1, 3 or 4 channels"
     if channels not in (1, 3, 4) and v["DATA.INTERPOLATION"] == "lanczos":
-        yield (
-            "{DATA.INTERPOLATION} works on pictures, and {MODEL.SWIN.IN_CHANS} is read from arrays: set it to bicubic"
-        )
+        yield (f"{{DATA.INTERPOLATION}} works on pictures, and {{{in_chans}}} is read from arrays: set it to bicubic")
     if is_digits and is_zip:
         yield "{DATA.ZIP_MODE}: the data of {DATA.DATASET} are embedded, not packed; set False"
     yield from _errors_of_the_splits(v)
@@ -67,7 +72,7 @@ def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
 
 def _errors_of_the_sizes(v: Mapping[str, Any]) -> Iterator[str]:
     """Refuse a schedule of sizes whose phases are no part of a run, or that a model or a device cannot take."""
-    key, phases, patch = "{DATA.IMG_SIZE_SCHEDULE}", v["DATA.IMG_SIZE_SCHEDULE"], v["MODEL.SWIN.PATCH_SIZE"]
+    key, phases, of_patch = "{DATA.IMG_SIZE_SCHEDULE}", v["DATA.IMG_SIZE_SCHEDULE"], f"{model_group(v)}.PATCH_SIZE"
     if not all(0 < share <= 1 for share, _ in phases) or sum(share for share, _ in phases) > 1 + 1e-9:
         yield (
             f"{key}: expected pairs [share, size], as [[0.5, 112], [0.25, 160]], whose shares of the run are above 0 "
@@ -77,14 +82,14 @@ def _errors_of_the_sizes(v: Mapping[str, Any]) -> Iterator[str]:
     for size in sizes:
         if isinstance(size, list) and len(size) != 2:
             yield f"{key}: expected a size in pixels or [height, width], not {show_value(size)}"
-        elif min(_both(size)) < patch:
-            yield f"{key}: {show_value(size)} is smaller than one patch ({{MODEL.SWIN.PATCH_SIZE}}): use larger images"
+        elif min(_both(size)) < v[of_patch]:
+            yield f"{key}: {show_value(size)} is smaller than one patch ({{{of_patch}}}): use larger images"
         elif math.prod(_both(size)) > full:
             yield f"{key}: {show_value(size)} has more pixels than {{DATA.IMG_SIZE}}, at which the run ends: raise that"
         else:
             growth = full / math.prod(_both(size))
             changed = {"DATA.IMG_SIZE": size, "DATA.BATCH_SIZE": v["DATA.BATCH_SIZE"] * growth}
-            num_bytes, what, _ = max(least_bytes({name: v[name] for name in SIZES} | changed))
+            num_bytes, what, _ = max(least_bytes({**v, **changed}))
             if num_bytes > _MAX_BYTES:
                 yield (
                     f"{key}: at {show_value(size)} {{DATA.BATCH_SIZE}} grows {growth:,.0f} times and takes "
@@ -202,13 +207,28 @@ def _errors_of_a_teacher(v: Mapping[str, Any]) -> Iterator[str]:
         yield f"{cache} needs all images, and {{DATA.ON_ERROR}} leaves unreadable ones out: set it to raise"
 
 
+def _is_padded(v: Mapping[str, Any], side: int) -> bool:
+    """Whether images of a side in pixels are cut, or make a grid in some stage that has to be padded."""
+    group = model_group(v)
+    window, last = v[f"{group}.WINDOW_SIZE"], len(v[f"{group}.DEPTHS"]) - 1
+    grid, rest = divmod(side, v[f"{group}.PATCH_SIZE"])
+    for stage in range(last + 1):
+        # The windows of Swin V2 are as large as the grid where that is smaller.
+        if rest or grid % (min(window, grid) if v["MODEL.TYPE"] == "swinv2" else window):
+            return True
+        rest = grid % 2 if stage < last else 0
+        grid //= 2
+    return False
+
+
 def find_warnings(v: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is odd about a configuration without being wrong; `v` has the value of every key."""
-    patch, window, stages = v["MODEL.SWIN.PATCH_SIZE"], v["MODEL.SWIN.WINDOW_SIZE"], len(v["MODEL.SWIN.DEPTHS"])
+    group = model_group(v)
+    patch, window, stages = v[f"{group}.PATCH_SIZE"], v[f"{group}.WINDOW_SIZE"], len(v[f"{group}.DEPTHS"])
     # The last stage's grid is a multiple of the window, and each grid before it twice as large.
     unit = patch * window * 2 ** (stages - 1)
     sides = _sides(v)
-    if any(side % unit for side in sides):
+    if any(_is_padded(v, side) for side in sides):
         names = ("height ", "width ") if len(sides) == 2 else ("",)
         fitting = ", ".join(f"{name}{_around(side, unit)}" for name, side in zip(names, sides, strict=True))
         yield (

@@ -7,6 +7,7 @@ import yaml
 from yacs.config import CfgNode
 
 from swin.config.keys import KEYS
+from swin.config.keys.model import GROUP_OF_TYPE
 
 FLAT_DEFAULTS = {name: key.default for name, key in KEYS.items()}
 _LIST = yaml.SafeLoader.DEFAULT_SEQUENCE_TAG
@@ -63,6 +64,11 @@ class Config(CfgNode):
         if key not in KEYS:
             raise KeyError(key)
         return key in self.__dict__["_layers"]
+
+    @property
+    def architecture(self) -> CfgNode:
+        """The group of the model's own family, as MODEL.SWIN: its keys are the arguments of the family's class."""
+        return self.MODEL[GROUP_OF_TYPE[self.MODEL.TYPE]]
 
     @property
     def layers(self) -> dict[str, Layer]:

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any
 
 from swin.config.keys import KEYS
+from swin.config.keys.model import GROUP_OF_TYPE
 from swin.config.messages import show_value
 from swin.config.rules import ERRORS, find_warnings
 
@@ -47,6 +48,7 @@ def validate(
 
 
 def _keys_without_effect(v: Mapping[str, Any], given: Iterable[str]) -> Iterator[str]:
+    others = tuple(f"MODEL.{group}." for kind, group in GROUP_OF_TYPE.items() if kind != v["MODEL.TYPE"])
     for name in given:
         key = KEYS[name]
         if key.deprecated:
@@ -54,3 +56,5 @@ def _keys_without_effect(v: Mapping[str, Any], given: Iterable[str]) -> Iterator
         # A dumped config gives every key, so only those that were changed are worth a word.
         elif not key.has_effect and v[name] != key.default:
             yield f"{{{name}}} has no effect: it belongs to a model or method that this version does not train"
+        elif name.startswith(others) and v[name] != key.default:
+            yield f"{{{name}}} has no effect: {{MODEL.TYPE}} is another family"

@@ -16,7 +16,7 @@ from swin.batches import Batch, PrepareFn
 from swin.distill.teacher import Teacher
 from swin.errors import CheckpointError
 from swin.losses import Loss
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.objective import Objective
 from swin.weights import load_strictly
 
@@ -60,7 +60,7 @@ def _widen(values: Tensor) -> Tensor:
 class Student(nn.Module):
     """A model together with the projection of its last feature map: (images, drop_paths) to logits and (B, h, w, D)."""
 
-    def __init__(self, model: SwinTransformer, projection: nn.Linear) -> None:
+    def __init__(self, model: Backbone, projection: nn.Linear) -> None:
         super().__init__()
         self.model, self.projection = model, projection
 
@@ -84,7 +84,7 @@ class Distillation(Objective):
     def __init__(
         self,
         loss: Loss,
-        model: SwinTransformer,
+        model: Backbone,
         teacher: Teacher,
         *,
         kind: str = "soft",

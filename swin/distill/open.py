@@ -11,7 +11,7 @@ from swin.config import Config, load_config
 from swin.distill.teacher import ForwardWithMap, LoadedModel
 from swin.errors import CheckpointError, ConfigError
 from swin.inference import load_torch_predictor
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.preprocess import EvalResize, EvalTransform, Normalise, build_eval_transform
 from swin.weights.files import find_weight_file, read_weight_file
 
@@ -40,7 +40,7 @@ def open_teacher(source: str, config: str = "") -> LoadedModel:
         return _open_torchvision(source, name, file, cfg)
     predictor = load_torch_predictor(source, device="cpu", cfg=cfg)
     model, transform = predictor.model, predictor.transform
-    assert isinstance(model, SwinTransformer)
+    assert isinstance(model, Backbone)
     assert isinstance(transform, EvalTransform)
     if predictor.threshold is not None:
         raise ConfigError(f"the teacher {source} gives an image any number of labels; use one with one label an image.")

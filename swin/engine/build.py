@@ -23,7 +23,7 @@ from swin.errors import ConfigError, SwinError
 from swin.library_optim import SCHEDULE_FREE, ScheduleFreeAverage
 from swin.logger import Logger
 from swin.losses import build_loss
-from swin.models import SwinTransformer, add_adapters, count_flops, count_parameters, freeze
+from swin.models import Backbone, add_adapters, count_flops, count_parameters, freeze
 from swin.objective import Objective
 from swin.optim import build_optimizer
 from swin.run_folder import RunFolder
@@ -63,7 +63,7 @@ class Job:
             self.logger.warning(note)
         return data
 
-    def make_model(self, classes: Sequence[str] | None) -> SwinTransformer:
+    def make_model(self, classes: Sequence[str] | None) -> Backbone:
         """Make the config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""
         model = build_model(self.cfg, len(classes) if classes else self.cfg.MODEL.NUM_CLASSES)
         model.classes = list(classes) if classes else None
@@ -97,7 +97,7 @@ def build_precision(cfg: Config, dist: Distributed) -> Precision:
 
 def build_state(
     cfg: Config,
-    model: SwinTransformer,
+    model: Backbone,
     data: Data,
     precision: Precision,
     dist: Distributed,
@@ -151,7 +151,7 @@ def compile_model(model: nn.Module, mode: str, device: torch.device, *, accumula
     model.compile(mode=mode)
 
 
-def describe_model(cfg: Config, model: SwinTransformer) -> str:
+def describe_model(cfg: Config, model: Backbone) -> str:
     """Describe name, size and cost of the model."""
     height, width = model.img_size
     return (
@@ -161,7 +161,7 @@ def describe_model(cfg: Config, model: SwinTransformer) -> str:
     )
 
 
-def describe_frozen(model: SwinTransformer, key: str = "TRAIN.FREEZE") -> str:
+def describe_frozen(model: Backbone, key: str = "TRAIN.FREEZE") -> str:
     """Describe how much of a model is trained, of which the config's key has frozen parts."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return f"frozen ({key}): {trained:,} of {count_parameters(model):,} parameters are trained"

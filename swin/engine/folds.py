@@ -11,6 +11,7 @@ import torch
 
 from swin.config import dump_config
 from swin.config.flags import load_command_line, run_path
+from swin.create import complete_config
 from swin.distributed import from_main, gather
 from swin.engine.best import FIGURES
 from swin.engine.build import Job
@@ -58,7 +59,7 @@ def run_folds(job: Job, arguments: Sequence[str]) -> None:
 
 def make_fold(job: Job, arguments: Sequence[str], number: int) -> Job:
     """Return the job that the command line asks for with DATA.FOLD beside it."""
-    cfg, _ = load_command_line(arguments, ["DATA.FOLD", number])
+    cfg = complete_config(load_command_line(arguments, ["DATA.FOLD", number])[0])
     return replace(job, cfg=cfg, folder=RunFolder(run_path(cfg)))
 
 

@@ -43,7 +43,7 @@ def run_throughput(job: Job) -> None:
     """Time inference on random images of the config's size and batch."""
     cfg, device = job.cfg, job.dist.device
     model = job.make_model(None)
-    images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.MODEL.SWIN.IN_CHANS, *model.img_size, device=device)
+    images = torch.randn(cfg.DATA.BATCH_SIZE, cfg.architecture.IN_CHANS, *model.img_size, device=device)
     compile_model(model, cfg.TRAIN.COMPILE, device)
     speeds, peak = measure_throughput(model, images, job.precision)
     figures, rounds = summarize(speeds), len(speeds)

@@ -18,7 +18,7 @@ from swin.ema import Ema
 from swin.engine.precision import Precision
 from swin.errors import CheckpointError
 from swin.library_optim import ScheduleFreeAverage
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.objective import Objective
 from swin.weights import load_strictly
 
@@ -38,7 +38,7 @@ class TrainState:
             DistributedDataParallel.
     """
 
-    model: SwinTransformer
+    model: Backbone
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: Ema | ScheduleFreeAverage | None

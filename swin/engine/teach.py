@@ -16,7 +16,7 @@ from swin.errors import CheckpointError, ConfigError, DataError
 from swin.evaluation.predictions import FLOAT32_VALUES, Predictions
 from swin.logger import Logger
 from swin.losses import build_loss
-from swin.models import SwinTransformer, count_parameters
+from swin.models import Backbone, count_parameters
 from swin.objective import Objective
 from swin.records import make_folder, temporary_path, writing
 from swin.weights.digest import digest
@@ -25,7 +25,7 @@ _NUM_COMPARED = 64  # images of which a kept table knows the pixels
 _VALUES_AT_ONCE = 1 << 26  # logits that the teacher is asked for before they are written: 128 MiB
 
 
-def build_objective(job: Job, model: SwinTransformer, data: Data) -> Objective:
+def build_objective(job: Job, model: Backbone, data: Data) -> Objective:
     """Build what the config has a model minimise, with the teacher on this process's device.
 
     Raises:

@@ -21,7 +21,7 @@ from swin.engine.teach import build_objective
 from swin.engine.update_log import UpdateLog
 from swin.engine.watch import DataWatch
 from swin.errors import ConfigError, NonFiniteError, ProcessGroupError, RunStoppedError
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.optim import set_lr
 from swin.records import encode, write_atomically
 
@@ -42,7 +42,7 @@ class Trainer:
         good: in the main process, the checkpoint that this run wrote last or continues from; None if there is none yet.
     """
 
-    def __init__(self, job: Job, model: SwinTransformer, data: Data) -> None:
+    def __init__(self, job: Job, model: Backbone, data: Data) -> None:
         """Stand at the beginning of a run; the model holds its initial weights."""
         assert data.train is not None
         self.cfg, self.dist, self.data, self.batches = job.cfg, job.dist, data, data.train

@@ -1,6 +1,6 @@
 """Shifted-window attention as one operation, with interchangeable backends.
 
-Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, K windows an image, N heads, D head dim.
+Legend: B images, H W grid, C channels, window of M x L tokens, T = M*L, K windows an image, N heads, D head dim.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin.kernels.windows import is_captured, partition, reverse, shift_mask
+from swin.kernels.windows import MASKED, is_captured, partition, reverse, shift_mask
 
 # CUDA's fused kernels for training number the batch by a grid's third axis, which goes up to 65,535.
 MAX_BATCH = 65_535
@@ -19,23 +19,25 @@ def window_attention(
     x: Tensor,
     project: Callable[[Tensor], Tensor],
     bias_NTT: Tensor,
-    window: int,
+    window: tuple[int, int],
     shift: tuple[int, int] = (0, 0),
     *,
     scale: float | None = None,
+    masked: float = MASKED,
     backend: str = "auto",
 ) -> Tensor:
     """Multi-head self-attention inside the windows of a grid: shift, partition, attend, reverse, shift back, as one.
 
     Args:
-        x: tokens in image order, (B, H, W, C); H and W multiples of `window`.
+        x: tokens in image order, (B, H, W, C); H and W multiples of the window's.
         project: queries, keys and values of tokens that are sorted by window, (B, K, T, C) to (B, K, T, 3, N, D): there
             are three times as many of them to move as of the tokens.
         bias_NTT: relative-position bias, added to the logits of every window.
-        window: side M of a window, in tokens.
-        shift: cyclic shift of the grid in (rows, columns), in tokens, each in [0, window). Tokens which the shift
-            brings together from opposite borders do not see each other.
+        window: height M and width L of a window, in tokens.
+        shift: cyclic shift of the grid in (rows, columns), in tokens, each below the window's side. Tokens which the
+            shift brings together from opposite borders do not see each other.
         scale: factor of the logits; 1/sqrt(D) if None.
+        masked: what is added to the logits of pairs that do not see each other.
         backend: "auto", or a key of `BACKENDS`.
 
     Returns:
@@ -44,12 +46,13 @@ def window_attention(
     Source: section 3.2 of arXiv 2103.14030.
     """
     _, H, W, _ = x.shape
-    assert H % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
-    assert W % window == 0, f"grid {H} x {W} is not a multiple of the window {window}"
+    assert H % window[0] == 0, f"grid {H} x {W} is not a multiple of the window {window}"
+    assert W % window[1] == 0, f"grid {H} x {W} is not a multiple of the window {window}"
     additive = bias_NTT[None]
     if any(shift):
         x = x.roll((-shift[0], -shift[1]), dims=(1, 2))
-        additive = additive + shift_mask(H, W, window, shift, x.device)[:, None].to(bias_NTT.dtype)  # (K, N, T, T)
+        mask_KTT = shift_mask(H, W, window, shift, x.device, masked)
+        additive = additive + mask_KTT[:, None].to(bias_NTT.dtype)  # (K, N, T, T)
     qkv_BKT3ND = project(partition(x, window))
     attend = BACKENDS[choose_backend(x.device) if backend == "auto" else backend]
     out_BKTND = attend(qkv_BKT3ND, additive, qkv_BKT3ND.shape[-1] ** -0.5 if scale is None else scale)

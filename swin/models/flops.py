@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from swin.models.layers import WindowAttention
-from swin.models.swin import SwinTransformer
+from swin.models.backbone import Backbone
+from swin.models.swin import WindowAttention
+from swin.models.swin_v2 import CosineWindowAttention
 
 _NORM, _POOLING = torch.ops.aten.native_layer_norm, torch.ops.aten.mean
 
@@ -17,17 +18,19 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_flops(model: SwinTransformer, height: int, width: int) -> int:
+def count_flops(model: Backbone, height: int, width: int) -> int:
     """Multiply-adds of one image of height x width pixels, as the official repository counts them.
 
     One multiply-add is one FLOP. Norms count one for each number they write; softmax, GELU, biases and residual sums
-    count nothing. Padding counts where it is computed.
+    count nothing, and nor does the MLP of Swin V2's position bias, which is the same for any number of images. Padding
+    counts where it is computed.
     """
-    flops = _count(model, height, width)["Global"]
-    return sum(flops.values()) - flops[_POOLING]
+    flops = _count(model, height, width)
+    of_bias = sum(sum(counts.values()) for name, counts in flops.items() if name.endswith(".cpb_mlp"))
+    return sum(flops["Global"].values()) - flops["Global"][_POOLING] - of_bias
 
 
-def count_module_flops(model: SwinTransformer, height: int, width: int) -> int:
+def count_module_flops(model: Backbone, height: int, width: int) -> int:
     """Multiply-adds as mmpretrain publishes them.
 
     Its counter sees modules only, so attention's products (queries with keys, weights with values) are left out. Norms
@@ -41,7 +44,7 @@ def count_module_flops(model: SwinTransformer, height: int, width: int) -> int:
 
 
 @torch.no_grad()
-def _count(model: SwinTransformer, height: int, width: int) -> dict[str, dict[Any, int]]:
+def _count(model: Backbone, height: int, width: int) -> dict[str, dict[Any, int]]:
     """Multiply-adds by module (all in "Global") and torch operation.
 
     Of norms these are the numbers that they write, of the pooling those that it reads.
@@ -52,7 +55,7 @@ def _count(model: SwinTransformer, height: int, width: int) -> dict[str, dict[An
     on_meta = {id(value): value.to("meta") for value in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, on_meta).eval()
     for module in twin.modules():
-        if isinstance(module, WindowAttention):
+        if isinstance(module, WindowAttention | CosineWindowAttention):
             module.backend = "eager"  # the kernels of others may not run there, or hide their products from torch
     sizes = dict.fromkeys((_NORM, _POOLING), lambda shape, *_, **__: 2 * shape.numel())
     with FlopCounterMode(display=False, custom_mapping=sizes) as counter:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from swin.errors import ConfigError
-from swin.models.swin import SwinTransformer
+from swin.models.backbone import Backbone
 
 
-def freeze(model: SwinTransformer, parts: Iterable[int | str]) -> list[str]:
+def freeze(model: Backbone, parts: Iterable[int | str]) -> list[str]:
     """Exclude parameters from training, in addition to those that are frozen already.
 
     Frozen parameters get no gradient and no update. A module whose parameters are all frozen also stays in evaluation
@@ -45,7 +45,7 @@ def freeze(model: SwinTransformer, parts: Iterable[int | str]) -> list[str]:
     return [name for name in names if name in chosen]
 
 
-def note_frozen_parts(model: SwinTransformer) -> None:
+def note_frozen_parts(model: Backbone) -> None:
     """Keep modules whose parameters are all frozen in evaluation mode from now on."""
     model.frozen_parts = [
         name

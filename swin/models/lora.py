@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from swin.errors import ConfigError
+from swin.models.backbone import Backbone
 from swin.models.freeze import note_frozen_parts
-from swin.models.swin import SwinTransformer
 
 
-def add_adapters(model: SwinTransformer, *, rank: int, alpha: int, modules: Sequence[str], seed: int) -> None:
+def add_adapters(model: Backbone, *, rank: int, alpha: int, modules: Sequence[str], seed: int) -> None:
     """Freeze a model but for its head, and give linear layers adapters, which change nothing before their first update.
 
     Of the layer y = W x, W (out, in), then y = (W + alpha / rank * B A) x, and B (out, rank) and A (rank, in) are

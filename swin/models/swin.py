@@ -1,21 +1,124 @@
-"""The Swin Transformer: backbone and classifier.
+"""The Swin Transformer: its window attention and its block.
 
-Legend: B images, H W grid of patches, C = embed_dim channels.
+Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, K windows an image, N heads, D head dim.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swin.errors import ConfigError
-from swin.models.layers import DropPath, PatchEmbed, PatchMerging, SwinStage, WindowAttention
+from swin.kernels import window_attention
+from swin.kernels.windows import relative_position_index
+from swin.models.backbone import Backbone
+from swin.models.layers import DropPath, Mlp, check_backend, pad_to_multiple, shift_of
 
 
-class SwinTransformer(nn.Module):
+class WindowAttention(nn.Module):
+    """Multi-head self-attention in (shifted) windows, with a learned bias for each relative position and head.
+
+    The table has one row a relative position, whatever the image; without `relative_bias` there is none. Heads are
+    `head_dim` wide, by default dim / num_heads. A grid that is not a multiple of the window is zero-padded before the
+    projection; the padding takes part in the attention and is cropped afterwards, as in the detection code of the
+    paper and in torchvision. Along an axis with a single window there is no shift.
+
+    Source: section 3.2 of arXiv 2103.14030.
+    """
+
+    relative_position_index: Tensor  # (T, T)
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        *,
+        is_shifted: bool = False,
+        head_dim: int | None = None,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        relative_bias: bool = True,
+        drop: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        width = num_heads * (head_dim or dim // num_heads)
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift_size = window_size // 2 if is_shifted else 0
+        self.scale = qk_scale
+        self.backend = check_backend(backend)
+        if relative_bias:
+            self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
+            self.register_buffer(
+                "relative_position_index", relative_position_index((window_size, window_size)), persistent=False
+            )
+        else:
+            self.register_parameter("relative_position_bias_table", None)
+        self.qkv = nn.Linear(dim, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, dim)
+        self.drop = nn.Dropout(drop)
+        if relative_bias:
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def window_of(self, height: int, width: int) -> tuple[int, int]:
+        """The window on a grid, in (rows, columns): the same on any."""
+        return self.window_size, self.window_size
+
+    def relative_position_bias(self) -> Tensor:
+        """The bias of every pair of tokens of a window: (N, T, T), zeros where the model has no table."""
+        if self.relative_position_bias_table is None:
+            return self.qkv.weight.new_zeros(self.num_heads, self.window_size**2, self.window_size**2)
+        bias_TTN = F.embedding(self.relative_position_index, self.relative_position_bias_table)
+        return bias_TTN.permute(2, 0, 1).contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        _, H, W, _ = x.shape
+        window = self.window_of(H, W)
+        x = pad_to_multiple(x, *window)
+        shift = shift_of((x.shape[1], x.shape[2]), window, self.shift_size)
+        bias_NTT = self.relative_position_bias()
+        x = window_attention(x, self._project, bias_NTT, window, shift, scale=self.scale, backend=self.backend)
+        return self.drop(self.proj(x[:, :H, :W]))
+
+    def _project(self, windows_BKTC: Tensor) -> Tensor:
+        """Queries, keys and values, (B, K, T, 3, N, D)."""
+        return self.qkv(windows_BKTC).unflatten(-1, (3, self.num_heads, -1))
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each after a LayerNorm and around a residual connection (equation 3 of the paper)."""
+
+    def __init__(
+        self,
+        make_attention: Callable[..., WindowAttention],
+        *,
+        dim: int,
+        num_heads: int,
+        index: int,
+        mlp_ratio: float,
+        drop: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = make_attention(dim, num_heads, is_shifted=index % 2 == 1)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
+        first_B, second_B = (None, None) if factors_2B is None else factors_2B
+        x = x + self.drop_path(self.attn(self.norm1(x)), first_B)
+        return x + self.drop_path(self.mlp(self.norm2(x)), second_B)
+
+
+class SwinTransformer(Backbone):
     """Swin Transformer V1, for images of any size of at least one patch.
 
     Args:
@@ -49,10 +152,6 @@ class SwinTransformer(nn.Module):
     Source: arXiv 2103.14030. Parameter names are those of the official repository's weights.
     """
 
-    classes: list[str] | None = None  # names, in the order of the outputs
-    eval_transform_args: dict[str, Any] | None = None  # see `swin.inference_model`
-    frozen_parts: Sequence[str] = ()  # names of modules, set by `swin.models.freeze`
-
     def __init__(
         self,
         *,
@@ -78,28 +177,26 @@ class SwinTransformer(nn.Module):
         use_checkpoint: bool | Sequence[int] = False,
         attention: str = "auto",
     ) -> None:
-        super().__init__()
-        merge_factors = [2] * (len(depths) - 1) if merge_factors is None else merge_factors
-        _check_stages(embed_dim, depths, num_heads, head_dim, merge_factors)
-        self.img_size = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
-        self.grid_size = (self.img_size[0] // patch_size, self.img_size[1] // patch_size)
-        self.num_classes = num_classes
-        self.num_features = embed_dim * 2 ** (len(depths) - 1)
-        self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, patch_norm)
-        self.absolute_pos_embed = _position_embedding(*self.grid_size, embed_dim) if ape else None
-        self.pos_drop = nn.Dropout(drop_rate)
         attend = partial(WindowAttention, window_size=window_size, head_dim=head_dim, drop=drop_rate, backend=attention)
         attend = partial(attend, qkv_bias=qkv_bias, qk_scale=qk_scale, relative_bias=relative_bias)
-        self.layers = _make_stages(
-            embed_dim, depths, num_heads, merge_factors, attend, mlp_ratio, drop_rate, drop_path_rate
+        super().__init__(
+            [partial(SwinBlock, attend, mlp_ratio=mlp_ratio, drop=drop_rate)] * len(depths),
+            img_size=img_size,
+            patch_size=patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            embed_dim=embed_dim,
+            depths=depths,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            merge_factors=merge_factors,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            ape=ape,
+            patch_norm=patch_norm,
+            out_norms=out_norms,
+            use_checkpoint=use_checkpoint,
         )
-        self.set_checkpointing(use_checkpoint)
-        self.norm = nn.LayerNorm(self.num_features)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.out_norms = out_norms
-        for stage in range(len(depths)) if out_norms else ():
-            self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
-        self.apply(_init_weights)
 
     @classmethod
     def from_layers(
@@ -142,142 +239,3 @@ class SwinTransformer(nn.Module):
             relative_bias=relative_pos_embedding,
             **options,
         )
-
-    def train(self, mode: bool = True) -> "SwinTransformer":
-        """Set the training mode of all parts but the frozen ones, whose dropout and stochastic depth stay off."""
-        super().train(mode)
-        for name in self.frozen_parts:
-            self.get_submodule(name).eval()
-        return self
-
-    def draw_drop_paths(self, num_images: int, generator: torch.Generator) -> Tensor | None:
-        """Draw which images skip which branches in training, apart from the forward pass and on any device.
-
-        Args:
-            num_images: all B that an update sees, however they are divided.
-            generator: the source of the draws, on its device.
-
-        Returns:
-            `drop_paths` of `forward` for all of them, (sum(depths), 2, num_images); None if nothing is ever dropped.
-        """
-        paths = [module for module in self.modules() if isinstance(module, DropPath)]
-        if not any(path.training and path.p > 0 for path in paths):
-            return None
-        draws = [path.draw(num_images, generator.device, generator) for path in paths for _ in range(2)]
-        return torch.stack(draws).view(len(paths), 2, num_images)
-
-    def forward(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
-        """Classify.
-
-        Args:
-            images: (B, in_chans, height, width), normalised.
-            drop_paths: what `draw_drop_paths` gave for these images, on their device; None to draw it here. Of no
-                effect in evaluation.
-
-        Returns:
-            Logits (B, num_classes).
-        """
-        return self.classify(self.forward_features(images, drop_paths))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Logits (B, num_classes) of what `forward_features` gave."""
-        return self.head(features.mean(dim=(1, 2)))
-
-    def forward_features(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
-        """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches."""
-        x = self._embed(images)
-        first = 0
-        for stage in self.stages():
-            last = first + len(stage.blocks)
-            _, x = stage(x, None if drop_paths is None else drop_paths[first:last])
-            first = last
-        return self.norm(x)
-
-    def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """One map a stage, (B, C_i, H_i, W_i): strides 4, 8, 16, 32 with patches of 4 pixels and four stages.
-
-        Images may be of any size. With `out_norms` the channels of each map are normalised.
-        """
-        x = self._embed(images)
-        maps = []
-        for index, stage in enumerate(self.stages()):
-            own, x = stage(x)
-            if self.out_norms:
-                own = self.get_submodule(f"norm{index}")(own)
-            maps.append(own.permute(0, 3, 1, 2).contiguous())
-        return maps
-
-    def stages(self) -> list[SwinStage]:
-        """The stages, first to last."""
-        return cast(list[SwinStage], list(self.layers))
-
-    def set_checkpointing(self, stages: bool | Sequence[int]) -> None:
-        """Recompute the blocks of some stages, counted from 0, in the backward pass; of all, or none, by a bool."""
-        for index, stage in enumerate(self.stages()):
-            stage.use_checkpoint = stages if isinstance(stages, bool) else index in stages
-
-    def _embed(self, images: Tensor) -> Tensor:
-        x = self.patch_embed(images)  # (B, H, W, C)
-        if self.absolute_pos_embed is not None:
-            position = self.absolute_pos_embed.view(1, *self.grid_size, -1)
-            if x.shape[1:3] != position.shape[1:3]:
-                position = F.interpolate(position.permute(0, 3, 1, 2), x.shape[1:3], mode="bicubic").permute(0, 2, 3, 1)
-            x = x + position
-        return self.pos_drop(x)
-
-
-def _position_embedding(height: int, width: int, dim: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, height * width, dim), std=0.02))
-
-
-def _make_stages(
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    merge_factors: Sequence[int],
-    make_attention: Callable[..., WindowAttention],
-    mlp_ratio: float,
-    drop: float,
-    drop_path_rate: float,
-) -> nn.ModuleList:
-    drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
-    stages = nn.ModuleList()
-    for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
-        dim = embed_dim * 2**stage
-        downsample = PatchMerging(dim, merge_factors[stage]) if stage < len(merge_factors) else None
-        own_paths, drop_paths = drop_paths[:depth], drop_paths[depth:]
-        stages.append(SwinStage(dim, partial(make_attention, dim, heads), mlp_ratio, drop, own_paths, downsample))
-    return stages
-
-
-def _check_stages(
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    head_dim: int | None,
-    merge_factors: Sequence[int],
-) -> None:
-    if len(depths) != len(num_heads):
-        raise ConfigError(
-            f"depths {list(depths)} and num_heads {list(num_heads)} describe different numbers of stages; "
-            "give both one value a stage."
-        )
-    if len(merge_factors) != len(depths) - 1:
-        raise ConfigError(
-            f"{len(depths)} stages need {len(depths) - 1} merge factors after the patches, found "
-            f"{list(merge_factors)}; give one value for each stage but the last."
-        )
-    for stage, heads in enumerate(num_heads):
-        if head_dim is None and (embed_dim * 2**stage) % heads:
-            raise ConfigError(
-                f"stage {stage} has {embed_dim * 2**stage} channels, which {heads} heads do not divide; "
-                f"change embed_dim ({embed_dim}) or num_heads ({list(num_heads)})."
-            )
-
-
-def _init_weights(module: nn.Module) -> None:
-    """The official initialisation: linear weights from a normal of 0.02 cut at +-2, biases zero, norms identity."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

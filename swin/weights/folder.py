@@ -58,7 +58,8 @@ class ModelFolder:
     Attributes:
         path: the folder.
         program: what published it, for people.
-        claims: arguments of `SwinTransformer`, also `img_size` and `num_classes`, as far as it gives them.
+        family: of its model, as MODEL.TYPE; None where it does not say.
+        claims: arguments of the family's class, also `img_size` and `num_classes`, as far as it gives them.
         classes: names in the order of the head's rows; None where it gives none.
         config: nested dict of the run's config, of folders of this program.
         threshold: as of `Weights`.
@@ -67,19 +68,23 @@ class ModelFolder:
 
     path: Path
     program: str
+    family: str | None
     claims: dict[str, Any] = field(default_factory=dict)
     classes: list[str] | None = None
     config: dict[str, Any] | None = None
     threshold: float | None = None
     preprocessing: dict[str, Any] | None = None
 
-    def check(self, arguments: Mapping[str, Any]) -> None:
+    def check(self, family: str, arguments: Mapping[str, Any]) -> None:
         """Compare what the folder says with what shapes of the weights say, see `model_arguments`.
 
         Raises:
             CheckpointError: they differ.
         """
-        compared = [*_COMPARED, "num_classes", *(["img_size"] if arguments["ape"] else [])]
+        if self.family not in (None, family):
+            raise _refused(self.path, f"says that its model is a {self.family}, but its weights are of a {family}")
+        known = [name for name in _COMPARED if name in arguments]
+        compared = [*known, "num_classes", *(["img_size"] if arguments["ape"] else [])]
         for name in compared:
             said, found = _plain(self.claims.get(name)), _plain(arguments[name])
             is_same = said in (None, found) or (name in ("patch_size", "img_size") and said == [found, found])
@@ -126,17 +131,6 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def describe_preprocessing(how: Mapping[str, Any]) -> str:
-    """Say for people what `Weights.preprocessing` does to an image."""
-    height, width = how["img_size"]
-    if how["crop"]:
-        sides = " x ".join(str(int(side / how["crop_pct"])) for side in (height, width))
-        words = f"resized until it just covers {sides} pixels, of which the centre of {height} x {width} is cut out"
-    else:
-        words = f"squashed to {height} x {width} pixels, whatever its proportions, nothing is cut off"
-    return f"an image is {words}; {how['interpolation']}"
-
-
 def _read_ours(folder: Path) -> ModelFolder:
     if not (folder / SUMS).exists():
         raise _refused(folder, f"has no {SUMS}, so that it is not whole")
@@ -145,18 +139,18 @@ def _read_ours(folder: Path) -> ModelFolder:
         cfg = config_from_dict(tree)
     except (yaml.YAMLError, RecursionError, ConfigError) as error:
         raise _refused(folder / CONFIG, f"is no config ({_words(error)})") from None
-    claims = {key.lower(): value for key, value in cfg.MODEL.SWIN.items()}
+    claims = {key.lower(): value for key, value in cfg.architecture.items()}
     how = read_json(folder / PREPROCESSING)
     is_several = {"softmax": False, "sigmoid": True}[how["activation"]]
     classes = _names(read_json(folder / CLASSES, list)) if (folder / CLASSES).exists() else None
     threshold = _threshold(how["threshold"]) if is_several else None
-    return ModelFolder(folder, OURS, claims, classes, config_to_dict(cfg), threshold)
+    return ModelFolder(folder, OURS, cfg.MODEL.TYPE, claims, classes, config_to_dict(cfg), threshold)
 
 
 def _read_transformers(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
-    if config["model_type"] != "swin":
-        what = f"is of a {_shown(config['model_type'])} of transformers"
-        raise _refused(folder, f"{what}, and this version reads those of model_type swin")
+    if (family := config["model_type"]) not in ("swin", "swinv2"):
+        what = f"is of a {_shown(family)} of transformers"
+        raise _refused(folder, f"{what}, and this version reads those of model_type swin or swinv2")
     for name, value in _FIXED.items():
         if config.get(name, value) != value:
             raise _refused(folder, f"has {name} {_shown(config[name])}, and models of this program have {value}")
@@ -169,7 +163,7 @@ def _read_transformers(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
     threshold = _threshold(config.get("threshold", _DEFAULT_THRESHOLD)) if is_several else None
     file = folder / "preprocessor_config.json"
     preprocessing = _squashed(file, read_json(file), config) if file.exists() else None
-    return ModelFolder(folder, "transformers", claims, classes, None, threshold, preprocessing)
+    return ModelFolder(folder, "transformers", family, claims, classes, None, threshold, preprocessing)
 
 
 def _squashed(file: Path, how: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,13 +187,15 @@ def _squashed(file: Path, how: Mapping[str, Any], config: Mapping[str, Any]) -> 
 
 def _read_timm(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
     how = config.get("pretrained_cfg", config)  # older versions have all in one
-    if not str(config["architecture"]).startswith("swin_"):
+    family = str(config["architecture"]).partition("_")[0]
+    if family not in ("swin", "swinv2") or "_cr_" in config["architecture"] or "_s3_" in config["architecture"]:
         what = f"is of a {_shown(config['architecture'])} of timm"
-        raise _refused(folder, f"{what}, and this version reads those whose names begin with swin_")
+        raise _refused(folder, f"{what}, and this version reads those whose names begin with swin_ or swinv2_")
     claims = {**_timm_shape(config["architecture"]), **config.get("model_args", {})}
     claims["num_classes"] = config.get("num_classes", how.get("num_classes"))
     labels = config.get("label_names", how.get("label_names", how.get("labels")))
     channels, *size = how.get("input_size", (3, 224, 224))
+    claims.setdefault("img_size", size)
     mode, crop_pct = how.get("crop_mode", "center"), how.get("crop_pct", 0.875)
     if mode != "center" and not (mode == "squash" and crop_pct == 1.0):
         raise _refused(folder, f"crops with timm's {_shown(mode)} and crop_pct {_shown(crop_pct)}, not known here")
@@ -207,7 +203,8 @@ def _read_timm(folder: Path, config: Mapping[str, Any]) -> ModelFolder:
     values = {name: how.get(name, default) for name, default in _TIMM_DEFAULTS.items()}
     preprocessing = _checked(img_size=tuple(size), channels=channels, **crop, **values)
     threshold = _threshold(config["threshold"]) if "threshold" in config else None
-    return ModelFolder(folder, "timm", claims, _names(list(labels)) if labels else None, None, threshold, preprocessing)
+    classes = _names(list(labels)) if labels else None
+    return ModelFolder(folder, "timm", family, claims, classes, None, threshold, preprocessing)
 
 
 def _timm_shape(architecture: str) -> dict[str, Any]:
@@ -216,7 +213,7 @@ def _timm_shape(architecture: str) -> dict[str, Any]:
         variant = find_variant(architecture)
     except ConfigError:
         return {}
-    return {name: getattr(variant, name) for name in ("embed_dim", "depths", "num_heads", "window_size")}
+    return variant.shape
 
 
 # Source: timm, models/_pretrained.py.

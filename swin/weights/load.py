@@ -9,13 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from swin.errors import CheckpointError
-from swin.models.swin import SwinTransformer
+from swin.models.backbone import Backbone
+from swin.models.swin_v2 import SwinTransformerV2
+from swin.preprocess import describe_eval_transform
 from swin.variants import name_architecture
-from swin.weights.folder import describe_preprocessing
-from swin.weights.formats import DERIVED_BUFFERS
+from swin.weights.buffers import DERIVED_BUFFERS
 from swin.weights.labels import imagenet_classes, match_classes
 from swin.weights.resize import resize_to
-from swin.weights.source import Weights, model_arguments, read_weights
+from swin.weights.shapes import model_arguments
+from swin.weights.source import Weights, read_weights
 
 _HEAD = ("head.weight", "head.bias")
 
@@ -54,7 +56,7 @@ class LoadReport:
 
 
 def load_weights(
-    model: SwinTransformer,
+    model: Backbone,
     source: str | Path | Mapping[str, Any] | Weights,
     *,
     source_format: str | None = None,
@@ -66,7 +68,8 @@ def load_weights(
 
     The head goes by class names: the model's `classes` and those of the file, or ImageNet's where the number of rows
     says so. Without names on one side, a head with as many rows is taken as it is. A model without `classes` gets the
-    file's, if it takes the whole head.
+    file's, if it takes the whole head. A Swin V2 that was given no `pretrained_window_sizes` gets those that the file
+    says, where its windows are others.
 
     Args:
         model: the model, on any device.
@@ -85,11 +88,8 @@ def load_weights(
     """
     if not isinstance(source, Weights):
         source = read_weights(source, source_format=source_format, prefer_ema=prefer_ema)
-    report = LoadReport(
-        source.format, source.program, notes=["the averaged (EMA) weights of the file"] if source.is_averaged else []
-    )
-    if source.preprocessing:
-        report.notes.append(f"as its folder says, in prediction {describe_preprocessing(source.preprocessing)}")
+    report = LoadReport(source.format, source.program, notes=_describe_source(source))
+    sizes = find_pretrained_windows(model, source)
     rows = _head_rows(model, source)
     head = _fit_head(model, source, rows, report, strict)
     if strict:
@@ -100,9 +100,50 @@ def load_weights(
         model.load_state_dict({**fitted, **head}, strict=False)
         report.initialised = [name for name in model.state_dict() if name not in fitted and name not in head]
         report.dropped = [name for name in source.tensors if name not in fitted and name not in head]
+    if isinstance(model, SwinTransformerV2):
+        report.notes += _settle_windows(model, sizes, source)
     if model.classes is None and source.classes and rows == list(range(len(source.classes))):
         model.classes = source.classes
     return report
+
+
+def _describe_source(source: Weights) -> list[str]:
+    """Say for people what is notable about weights, in lines."""
+    how, notes = source.preprocessing, ["the averaged (EMA) weights of the file"] if source.is_averaged else []
+    return [*notes, f"as its folder says, in prediction {describe_eval_transform(how)}"] if how else notes
+
+
+def find_pretrained_windows(model: Backbone, source: Weights) -> list[int] | None:
+    """The `pretrained_window_sizes` that a Swin V2 needs for weights of other windows; None where it needs none.
+
+    Raises:
+        CheckpointError: it was given others than the weights have.
+    """
+    if not isinstance(model, SwinTransformerV2) or not source.windows:
+        return None
+    wanted, found = ([reference for _, reference in windows] for windows in (source.windows, model.windows()))
+    if wanted == found or len(wanted) != len(found):
+        return None
+    if given := model.pretrained_window_sizes:
+        raise CheckpointError(
+            f"{source.name} says that its weights learned in windows of {wanted}, and pretrained_window_sizes are "
+            f"{given}: give those of the file (MODEL.SWINV2.PRETRAINED_WINDOW_SIZES), or leave them out."
+        )
+    return wanted
+
+
+def _settle_windows(model: SwinTransformerV2, sizes: list[int] | None, source: Weights) -> list[str]:
+    """Give a model the windows of its weights, see `find_pretrained_windows`; returns lines for people."""
+    if sizes is not None:
+        model.set_pretrained_windows(sizes)
+        return [f"windows in which the weights learned, as their file says: {sizes}"]
+    if source.windows is not None:
+        return []
+    taken = [reference for _, reference in model.windows()]
+    return [
+        f"the file does not say in which windows its weights learned; taken as these: {taken} "
+        "(MODEL.SWINV2.PRETRAINED_WINDOW_SIZES)"
+    ]
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
@@ -130,7 +171,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
     model.load_state_dict(weights)
 
 
-def _fit_body(model: SwinTransformer, source: Weights, report: LoadReport, min_matched: float) -> dict[str, Tensor]:
+def _fit_body(model: Backbone, source: Weights, report: LoadReport, min_matched: float) -> dict[str, Tensor]:
     """The file's tensors for all but the head, resized where there is a way.
 
     Raises:
@@ -168,13 +209,13 @@ def _fit_body(model: SwinTransformer, source: Weights, report: LoadReport, min_m
 def _suggest_variant(source: Weights) -> str:
     """Say which published model a file is of, and how to train that; nothing where it is of none."""
     try:
-        name = name_architecture(model_arguments(source.tensors))
+        name = name_architecture(*model_arguments(source.tensors, source.windows))
     except CheckpointError:
         return ""
     return f" The file is a {name}: --opts MODEL.VARIANT {name} trains this model." if name else ""
 
 
-def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
+def _head_rows(model: Backbone, source: Weights) -> list[int | None]:
     """For each class of the model its row in the file, or None; [] if one of them has no head, or of another width."""
     own = model.state_dict()
     if not all(name in own and name in source.tensors for name in _HEAD):
@@ -191,7 +232,7 @@ def _head_rows(model: SwinTransformer, source: Weights) -> list[int | None]:
 
 
 def _fit_head(
-    model: SwinTransformer, source: Weights, rows: list[int | None], report: LoadReport, strict: bool
+    model: Backbone, source: Weights, rows: list[int | None], report: LoadReport, strict: bool
 ) -> dict[str, Tensor]:
     """The head with every row that the file has for a class of the model; {} if it has none.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from swin.weights.formats import table_window
+from swin.weights.buffers import table_window
 
 
 def resize_to(name: str, value: Tensor, shape: torch.Size, grid: tuple[int, int]) -> tuple[Tensor, str] | None:

@@ -11,20 +11,23 @@ from torch import Tensor
 
 from swin.errors import CheckpointError
 from swin.weights.adapters import merge_adapters
+from swin.weights.buffers import DERIVED_BUFFERS, read_windows
 from swin.weights.files import find_weight_file, read_weight_file
 from swin.weights.folder import ModelFolder, read_folder
-from swin.weights.formats import FORMATS, detect_format, table_window, to_native
+from swin.weights.formats import FORMATS, detect_format, to_native
+from swin.weights.layouts import find_family
+from swin.weights.shapes import claimed_windows, configured_windows, model_arguments
 
 _WRAPPERS = ("model", "state_dict")
 _AVERAGES = ("ema", "state_dict_ema", "model_ema")
 # What DistributedDataParallel, torch.compile and larger models put before the names, one after the other in any order.
-_PREFIX = re.compile(r"^((module|_orig_mod|backbone|model|swin|encoder)\.)+")
+_PREFIX = re.compile(r"^((module|_orig_mod|backbone|model|swin|swinv2|encoder)\.)+")
 _COUNTERS = ("n_averaged",)  # beside the averages of torch.optim.swa_utils
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a Swin Transformer.
+    """Weights of a model of the Swin family.
 
     Attributes:
         name: the file, for messages.
@@ -37,6 +40,8 @@ class Weights:
         config: nested dict of the config that a training run of this project saves.
         threshold: of a run with any number of labels an image, the probability from which on a class is predicted, as
             found on its validation images; None for one label an image.
+        windows: of a Swin V2, for each stage the side of its window and of the one in which its weights learned what a
+            distance means; None where neither the file nor its config or folder says them.
         preprocessing: arguments of `swin.preprocess.make_eval_transform` and `channels`, where a folder of timm or
             transformers says how images become the model's input.
     """
@@ -50,6 +55,7 @@ class Weights:
     is_averaged: bool = False
     config: dict[str, Any] | None = None
     threshold: float | None = None
+    windows: list[tuple[int, int]] | None = None
     preprocessing: dict[str, Any] | None = None
 
     def count_classes(self) -> int:
@@ -100,20 +106,26 @@ def read_weights(
             f"{name} holds no weights of a Swin Transformer in a known format ({', '.join(FORMATS)}); its first names "
             f"are {', '.join(list(tensors)[:3])}."
         )
-    native = to_native(tensors, found_format)
+    native = to_native(tensors, found_format, with_buffers=True)
+    windows = read_windows(native)
+    native = {key: value for key, value in native.items() if not key.endswith(DERIVED_BUFFERS)}
     if broken := [key for key, value in native.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{name} is damaged: {broken[0]} has NaN or infinite values; use another file.")
     config = content.get("config")
     config = config if type(config) is dict else None  # official checkpoints hold a yacs node, whose keys may differ
     classes, threshold = _classes(content, native, name), _threshold(content, name)
     program = _find_program(content, found_format)
-    weights = Weights(name, native, tensors, found_format, program, classes, is_averaged, config, threshold)
+    windows = windows or configured_windows(config, find_family(native))
+    weights = Weights(name, native, tensors, found_format, program, classes, is_averaged, config, threshold, windows)
     return _described(weights, about) if about else weights
 
 
 def _described(weights: Weights, about: ModelFolder) -> Weights:
     """Add what the folder says to what the file does."""
-    about.check(model_arguments(weights.tensors))
+    if weights.windows is None and find_family(weights.tensors) == "swinv2":
+        known = configured_windows(about.config, "swinv2") or claimed_windows(about.claims, weights.tensors)
+        weights = replace(weights, windows=known)
+    about.check(*model_arguments(weights.tensors, weights.windows))
     classes = about.classes or weights.classes
     _check_classes(classes, weights.tensors, str(about.path))
     weights = replace(weights, program=about.program, classes=classes, config=about.config)
@@ -181,52 +193,3 @@ def _threshold(content: Mapping[Any, Any], name: str) -> float | None:
             "to 1. Use another checkpoint."
         )
     return float(threshold)
-
-
-def model_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `SwinTransformer` for weights under native names.
-
-    The image size is the smallest whose last stage is a whole window; with an absolute position embedding it is the
-    square that this was made for.
-
-    Raises:
-        CheckpointError: these are not the weights of one Swin Transformer V1.
-    """
-    try:
-        return _arguments(tensors)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise CheckpointError(
-            f"the weights are not those of a whole Swin Transformer V1 ({type(error).__name__}: {error}). Published "
-            "files and checkpoints of training runs can be used."
-        ) from None
-
-
-def _arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    embed_dim, in_chans, patch, _ = tensors["patch_embed.proj.weight"].shape
-    tables = {
-        (int(match[1]), int(match[2])): value
-        for name, value in tensors.items()
-        if (match := re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table", name))
-    }
-    windows = {table_window(len(table)) for table in tables.values()}
-    window = windows.pop() if len(windows) == 1 else None
-    if window is None:
-        raise ValueError("there are no relative-position-bias tables of one window")
-    stages = range(len({stage for stage, _ in tables}))
-    mlp = tensors["layers.0.blocks.0.mlp.fc1.weight"]
-    position = tensors.get("absolute_pos_embed")
-    grid = 2 ** (len(stages) - 1) * window if position is None else round(position.shape[1] ** 0.5)
-    return {
-        "img_size": patch * grid,
-        "patch_size": patch,
-        "in_chans": in_chans,
-        "num_classes": len(tensors["head.bias"]) if "head.bias" in tensors else 0,
-        "embed_dim": embed_dim,
-        "depths": tuple(sum(key[0] == stage for key in tables) for stage in stages),
-        "num_heads": tuple(tables[stage, 0].shape[1] for stage in stages),
-        "window_size": window,
-        "mlp_ratio": mlp.shape[0] / mlp.shape[1],
-        "qkv_bias": "layers.0.blocks.0.attn.qkv.bias" in tensors,
-        "ape": position is not None,
-        "patch_norm": "patch_embed.norm.weight" in tensors,
-    }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from swin import SwinTransformer
+from swin import SwinMLP, SwinTransformer, SwinTransformerV2
 from swin.distill.objective import Student
 from swin.engine import build
 from swin.errors import ConfigError
@@ -27,10 +27,14 @@ def images(batch: int = 2, height: int = 72, width: int = 40) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
+FAMILIES = pytest.mark.parametrize("family", [SwinTransformer, SwinTransformerV2, SwinMLP])
+
+
+@FAMILIES
 @pytest.mark.parametrize("use_checkpoint", [False, (0,)])
-def test_training_is_one_graph_with_the_same_gradients(use_checkpoint):
+def test_training_is_one_graph_with_the_same_gradients(use_checkpoint, family):
     torch.manual_seed(0)
-    model = SwinTransformer(drop_path_rate=0.0, use_checkpoint=use_checkpoint, **SMALL)
+    model = family(drop_path_rate=0.0, use_checkpoint=use_checkpoint, **SMALL)
     gradients = []
     for network in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
         network(images()).square().sum().backward()
@@ -48,23 +52,26 @@ def test_a_student_with_a_teacher_of_features_is_one_graph():
         torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_inference_under_autocast_is_one_graph():
-    model = SwinTransformer(**SMALL).eval()
+@FAMILIES
+def test_inference_under_autocast_is_one_graph(family):
+    model = family(**SMALL).eval()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(compiled(images()), model(images()), rtol=0.1, atol=0.02)
 
 
-def test_an_exported_model_takes_any_batch():
-    model = SwinTransformer(**SMALL).eval()
+@FAMILIES
+def test_an_exported_model_takes_any_batch(family):
+    model = family(**SMALL).eval()
     exported = torch.export.export(model, (images(2),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     for batch in (1, 5):
         torch.testing.assert_close(exported(images(batch)), model(images(batch)))
 
 
+@FAMILIES
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
-def test_a_traced_model_takes_any_batch():
-    model = SwinTransformer(**SMALL).eval()
+def test_a_traced_model_takes_any_batch(family):
+    model = family(**SMALL).eval()
     with torch.no_grad():
         traced = torch.jit.trace(model, images(2))
         for batch in (1, 5):

@@ -23,6 +23,7 @@ from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.inference import Predictor
 from swin.kernels import windows
+from tests.families import small
 from tests.updates import CLASSES, RANDOM, evaluate_batches, make_batch, make_config, make_state, updates
 
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -139,6 +140,8 @@ SETTINGS = {
     "layer decay": ["TRAIN.LAYER_DECAY", "0.8"],
     "frozen parts": ["TRAIN.FREEZE", "['patch_embed', 'layers.0']"],
     "reference attention": ["MODEL.ATTENTION", "eager"],
+    "swin v2": small("swinv2"),
+    "swin mlp and muon": [*small("swin_mlp"), "TRAIN.OPTIMIZER.NAME", "muon"],
 }
 
 

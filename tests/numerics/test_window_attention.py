@@ -40,7 +40,7 @@ def reference(qkv: torch.Tensor, bias: torch.Tensor, window: int, shift: tuple[i
 def attend(qkv: torch.Tensor, bias: torch.Tensor, window: int, shift: tuple[int, int] = (0, 0), backend: str = "auto"):
     """Window attention of queries, keys and values in image order, (B, H, W, 3, N, D)."""
     return window_attention(
-        qkv.flatten(3), lambda x: x.unflatten(-1, qkv.shape[3:]), bias, window, shift, backend=backend
+        qkv.flatten(3), lambda x: x.unflatten(-1, qkv.shape[3:]), bias, (window, window), shift, backend=backend
     )
 
 
@@ -162,11 +162,11 @@ def test_auto_is_sdpa_but_plain_operations_where_a_cpu_records_gradients():
 
 def test_partition_groups_rows_of_windows_and_reverse_undoes_it():
     grid = torch.arange(2 * 6 * 4).view(2, 6, 4, 1)
-    windows = partition(grid, 2)
+    windows = partition(grid, (2, 2))
     assert windows.shape == (2, 6, 4, 1)
     assert windows[0, 0, :, 0].tolist() == [0, 1, 4, 5]
     assert windows[0, 1, :, 0].tolist() == [2, 3, 6, 7]
-    assert torch.equal(reverse(windows, 2, 6, 4), grid)
+    assert torch.equal(reverse(windows, (2, 2), 6, 4), grid)
 
 
 def test_a_grid_that_is_no_multiple_of_the_window_is_a_programming_error():

@@ -37,10 +37,10 @@ def test_every_number_that_has_an_effect_has_a_range() -> None:
 
 def test_keys_of_families_that_are_not_trained_are_accepted() -> None:
     accepted = {name for name, key in KEYS.items() if not key.has_effect}
-    groups = ("MODEL.SWINV2.", "MODEL.SWIN_MLP.", "MODEL.SWIN_MOE.", "MODEL.SIMMIM.", "DATA.MASK_", "TRAIN.MOE.")
+    groups = ("MODEL.SWIN_MOE.", "MODEL.SIMMIM.", "DATA.MASK_", "TRAIN.MOE.")
     assert accepted == {name for name in KEYS if name.startswith(groups)}
     assert all(any(name.startswith(group) for name in accepted) for group in groups)
-    assert KEYS["MODEL.SWINV2.EMBED_DIM"].between == "", "only the types of their values are checked"
+    assert KEYS["MODEL.SWIN_MOE.EMBED_DIM"].between == "", "only the types of their values are checked"
 
 
 def test_an_option_is_one_declaration() -> None:
@@ -83,7 +83,7 @@ def test_defaults_give_no_warning() -> None:
         ("DATA.INTERPOLATION", "bicubicc", "lanczos, random; did you mean bicubic?"),
         ("DATA.CACHE_MODE", "yes", "expected one of no, part, full"),
         ("DATA.DATASET", "imagnet", "did you mean imagenet?"),
-        ("MODEL.TYPE", "swinv2", "expected swin (Swin Transformer V1), the only model family that is supported now"),
+        ("MODEL.TYPE", "swin_v2", "expected one of swin, swinv2, swin_mlp; did you mean swinv2?"),
         ("MODEL.ATTENTION", "flash", "expected one of auto, eager, sdpa"),
         ("TRAIN.OPTIMIZER.NAME", "fused_adam", "expected one of adamw, sgd"),
         ("TRAIN.LR_SCHEDULER.NAME", "cosin", "did you mean cosine?"),
@@ -267,8 +267,30 @@ def test_deprecated_keys_are_accepted_and_warn() -> None:
 
 
 def test_keys_of_other_methods_warn_when_changed() -> None:
-    (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, DATA__MASK_RATIO=0.6, MODEL__SWIN_MLP__EMBED_DIM=96)
+    (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, DATA__MASK_RATIO=0.6, MODEL__SWIN_MOE__EMBED_DIM=96)
     assert line.startswith("TRAIN.MOE.SAVE_MASTER = True (command line) has no effect")
+
+
+def test_keys_of_another_family_warn_when_changed() -> None:
+    (line,) = warnings(MODEL__SWINV2__EMBED_DIM=64, MODEL__SWINV2__WINDOW_SIZE=7)
+    assert line == (
+        "MODEL.SWINV2.EMBED_DIM = 64 (command line) has no effect: MODEL.TYPE = 'swin' (default) is another family"
+    )
+    (line,) = warnings(MODEL__TYPE="swin_mlp", MODEL__SWIN__DEPTHS=[2, 2])
+    assert line.startswith("MODEL.SWIN.DEPTHS = [2, 2] (command line) has no effect")
+
+
+def test_swin_v2s_windows_are_no_larger_than_the_grid_and_pad_nothing_there() -> None:
+    assert warnings(MODEL__TYPE="swinv2", DATA__IMG_SIZE=256, MODEL__SWINV2__WINDOW_SIZE=16) == ()
+    (line,) = warnings(MODEL__TYPE="swinv2", DATA__IMG_SIZE=260, MODEL__SWINV2__WINDOW_SIZE=16)
+    assert "wastes time on padding" in line
+
+
+def test_pretrained_windows_have_a_value_for_each_stage() -> None:
+    values = {"MODEL.TYPE": "swinv2", "MODEL.SWINV2.PRETRAINED_WINDOW_SIZES": [12, 12]}
+    (line,) = errors(**values)
+    assert "MODEL.SWINV2.PRETRAINED_WINDOW_SIZES = [12, 12] (command line) has 2 stages but" in line
+    assert errors(**{"MODEL.TYPE": "swinv2", "MODEL.SWINV2.DEPTHS": [2, 2], "MODEL.SWINV2.NUM_HEADS": [1, 2]}) == []
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,22 @@ def error_of(*args: object) -> str:
 def test_it_sets_architecture_size_and_name_and_nothing_else(name: str) -> None:
     row = VARIANTS.get(name) or VARIANTS["swin_base_384_22kto1k"]
     cfg, default = load_config(opts=["MODEL.VARIANT", name]), flatten(load_config())
-    swin = cfg.MODEL.SWIN
+    swin, group = cfg.architecture, {"swin": "SWIN", "swinv2": "SWINV2", "swin_mlp": "SWIN_MLP"}[row.family]
     assert (swin.EMBED_DIM, tuple(swin.DEPTHS), tuple(swin.NUM_HEADS)) == (row.embed_dim, row.depths, row.num_heads)
     assert (row.window_size, row.img_size, name) == (swin.WINDOW_SIZE, cfg.DATA.IMG_SIZE, cfg.MODEL.NAME)
     changed = {key for key, value in flatten(cfg).items() if value != default[key]}
-    allowed = {f"MODEL.SWIN.{key}" for key in ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE")}
-    assert changed <= {"MODEL.VARIANT", "MODEL.NAME", "DATA.IMG_SIZE", *allowed}
-    assert cfg.layers["MODEL.SWIN.DEPTHS"].where == f"MODEL.VARIANT {name}"
+    own = ("EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE", "PRETRAINED_WINDOW_SIZES", "EXTRA_NORM_EVERY")
+    allowed = {f"MODEL.{group}.{key}" for key in own}
+    assert changed <= {"MODEL.VARIANT", "MODEL.TYPE", "MODEL.NAME", "DATA.IMG_SIZE", *allowed}
+    assert row.family == cfg.MODEL.TYPE
+    assert cfg.layers[f"MODEL.{group}.DEPTHS"].where == f"MODEL.VARIANT {name}"
     assert not cfg.is_set("MODEL.NUM_CLASSES")
     assert cfg.warnings == ()
+
+
+def test_a_variant_of_another_family_than_a_recipes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "MODEL: {TYPE: swin, SWIN: {WINDOW_SIZE: 7}}\n")
+    assert "has MODEL.TYPE 'swinv2', but " in error_of(path, ["MODEL.VARIANT", "swinv2_tiny"])
 
 
 def test_files_options_and_flags_win_in_any_order(tmp_path: Path) -> None:

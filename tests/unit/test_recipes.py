@@ -22,6 +22,7 @@ OTHERS = [
 # Epochs, warm-up epochs, weight decay; then base, warm-up and minimum learning rate for a batch of 512.
 SCRATCH = (300, 20, 0.05, 5e-4, 5e-7, 5e-6)
 PRETRAINING = (90, 5, 0.05, 1.25e-4, 1.25e-7, 1.25e-6)
+PRETRAINING_V2 = (90, 5, 0.1, 1.25e-4, 1.25e-7, 1.25e-6)
 FINETUNING = (30, 5, 1e-8, 2e-5, 2e-8, 2e-7)
 
 
@@ -36,7 +37,7 @@ def training(cfg: Config) -> tuple[float, ...]:
 
 
 def architecture(cfg: Config) -> tuple[Any, ...]:
-    swin = cfg.MODEL.SWIN
+    swin = cfg.architecture
     return (swin.EMBED_DIM, tuple(swin.DEPTHS), tuple(swin.NUM_HEADS), swin.WINDOW_SIZE, cfg.DATA.IMG_SIZE)
 
 
@@ -90,8 +91,10 @@ def test_a_recipe_has_its_variants_numbers(name: str) -> None:
         dataset,
         variant.img_size < 384 or "cub" in name,
     )
-    shared = (cfg.MODEL.SWIN.MLP_RATIO, cfg.MODEL.SWIN.PATCH_SIZE, cfg.MODEL.SWIN.QKV_BIAS, cfg.MODEL.SWIN.APE)
-    assert shared == (4.0, 4, True, False)
+    own = cfg.architecture
+    assert (own.MLP_RATIO, own.PATCH_SIZE, own.get("QKV_BIAS", True), own.APE) == (4.0, 4, True, False)
+    assert own.get("PRETRAINED_WINDOW_SIZES", [0] * 4) == list(variant.more.get("pretrained_window_sizes", [0] * 4))
+    assert variant.family == cfg.MODEL.TYPE
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -100,7 +103,8 @@ def test_a_recipe_trains_as_published(name: str) -> None:
         assert training(load(name)) == (100, 5, 5e-4, 5e-6, 5e-8, 0.0)
         return
     is_finetuning = name.endswith("22kto1k") or name == "swin_base_384"
-    assert training(load(name)) == (PRETRAINING if name.endswith("_22k") else FINETUNING if is_finetuning else SCRATCH)
+    pretraining = PRETRAINING_V2 if name.startswith("swinv2") else PRETRAINING
+    assert training(load(name)) == (pretraining if name.endswith("_22k") else FINETUNING if is_finetuning else SCRATCH)
 
 
 @pytest.mark.parametrize("name", [*NAMED, *OTHERS])
@@ -219,7 +223,37 @@ OFFICIAL: dict[str, dict[str, Any]] = {
         *((size, 12, 384, "_22kto1k_finetune", {"drop_path": 0.2, "train": FINETUNING}) for size in ("base", "large")),
     ]
 }
+FROM_192 = "[ 12, 12, 12, 6 ]"
+OFFICIAL |= {
+    f"swinv2_{size}_patch4_window{window}_{pixels}{suffix}": {"family": "swinv2", "size": size, **values}
+    for size, window, pixels, suffix, values in [
+        *(
+            (size, window, 256, "", {"window": window, "pixels": 256, "drop_path": drop_path})
+            for size, drop_path in (("tiny", 0.2), ("small", 0.3), ("base", 0.5))
+            for window in (8, 16)
+        ),
+        *(
+            (size, 12, 192, "_22k", {"window": 12, "pixels": 192, "drop_path": 0.2, "train": PRETRAINING_V2})
+            for size in ("base", "large")
+        ),
+        *(
+            (size, f"12to{window}", f"192to{pixels}", "_22kto1k_ft", {"window": window, "pixels": pixels, **more})
+            for size in ("base", "large")
+            for window, pixels in ((16, 256), (24, 384))
+            for more in [{"drop_path": 0.2, "train": FINETUNING, "pretrained": FROM_192}]
+        ),
+    ]
+}
+OFFICIAL |= {
+    f"swin_mlp_{name}": {"family": "swin_mlp", "size": size, "window": window, "pixels": pixels, "drop_path": drop_path}
+    for name, size, window, pixels, drop_path in [
+        *((f"tiny_{size}_patch4_window8_256", f"tiny_{size}", 8, 256, 0.2) for size in ("c6", "c12", "c24")),
+        ("base_patch4_window7_224", "base", 7, 224, 0.5),
+    ]
+}
 SIZES = {
+    "tiny_c6": (96, "[ 2, 2, 6, 2 ]", "[ 16, 32, 64, 128 ]"),
+    "tiny_c12": (96, "[ 2, 2, 6, 2 ]", "[ 8, 16, 32, 64 ]"),
     "tiny": (96, "[ 2, 2, 6, 2 ]", "[ 3, 6, 12, 24 ]"),
     "tiny_c24": (96, "[ 2, 2, 6, 2 ]", "[ 4, 8, 16, 32 ]"),
     "small": (96, "[ 2, 2, 18, 2 ]", "[ 3, 6, 12, 24 ]"),
@@ -231,13 +265,15 @@ SIZES = {
 def official_file(name: str, facts: dict[str, Any]) -> str:
     """Write an official file in its own spelling: inner spaces in lists, and 1e-8 and 2e-05 without a decimal point."""
     dim, depths, heads = SIZES[facts["size"]]
-    lines = ["MODEL:", "  TYPE: swin", f"  NAME: {name}", f"  DROP_PATH_RATE: {facts['drop_path']}", "  SWIN:"]
+    family = facts.get("family", "swin")
+    lines = ["MODEL:", f"  TYPE: {family}", f"  NAME: {name}", f"  DROP_PATH_RATE: {facts['drop_path']}"]
+    lines += [f"  {family.upper()}:"]
     lines += [f"    EMBED_DIM: {dim}", f"    DEPTHS: {depths}", f"    NUM_HEADS: {heads}"]
     lines += [f"    WINDOW_SIZE: {facts['window']}"]
-    if facts["pixels"] != 224:
-        lines = ["DATA:", f"  IMG_SIZE: {facts['pixels']}", *lines]
-    if name.endswith("_22k"):
-        lines = ["DATA:", "  DATASET: imagenet22K", *lines]
+    lines += [f"    PRETRAINED_WINDOW_SIZES: {facts['pretrained']}"] if "pretrained" in facts else []
+    data = ["  DATASET: imagenet22K"] if name.endswith("_22k") else []
+    data += [f"  IMG_SIZE: {facts['pixels']}"] if facts["pixels"] != 224 else []
+    lines = ["DATA:", *data, *lines] if data else lines
     if "train" in facts:
         keys = ("EPOCHS", "WARMUP_EPOCHS", "WEIGHT_DECAY", "BASE_LR", "WARMUP_LR", "MIN_LR")
         lines += ["TRAIN:", *(f"  {key}: {value}" for key, value in zip(keys, facts["train"], strict=True))]
@@ -255,6 +291,7 @@ def test_official_files_load_unchanged_and_say_what_ours_say(name: str, tmp_path
     (own_name,) = (own for own, variant in VARIANTS.items() if variant.official == name)
     own = load(own_name)
     assert (architecture(official), training(official)) == (architecture(own), training(own))
+    assert official.architecture == own.architecture
     keys = ("NAME", "DROP_PATH_RATE", "LABEL_SMOOTHING")
     assert [official.MODEL[key] for key in keys] == [own.MODEL[key] for key in keys]
     assert (official.AUG, official.TEST) == (own.AUG, own.TEST)

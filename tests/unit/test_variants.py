@@ -21,6 +21,23 @@ PUBLISHED = {
     "swin_tiny_c24_256": (28.3, 5.9, None),
     "swin_large_384_cub200": (195.51, None, 100.04),
 }
+# Of the other lines as well, without mmpretrain's count; parameters to the unit, by arithmetic from the shapes.
+PUBLISHED_V2 = {
+    "swinv2_tiny": (28_347_154, 5.9),
+    "swinv2_tiny_w16": (28_347_154, 6.6),
+    "swinv2_small": (49_728_418, 11.5),
+    "swinv2_small_w16": (49_728_418, 12.6),
+    "swinv2_base": (87_918_816, 20.3),
+    "swinv2_base_w16": (87_918_816, 21.8),
+    "swinv2_base_22kto1k": (87_918_816, 21.8),
+    "swinv2_base_384_22kto1k": (87_918_816, 54.7),
+    "swinv2_large_22kto1k": (196_739_932, 47.5),
+    "swinv2_large_384_22kto1k": (196_739_932, 115.4),
+    "swin_mlp_tiny_c24": (20_386_632, 4.0),
+    "swin_mlp_tiny_c12": (21_152_072, 4.0),
+    "swin_mlp_tiny_c6": (22_682_952, 4.0),
+    "swin_mlp_base": (60_659_416, 10.4),
+}
 # Drop path, top-1, top-5.
 RESULTS = {
     "swin_tiny": (0.2, 81.2, 95.5),
@@ -37,6 +54,13 @@ RESULTS = {
     "swin_large_384_22kto1k": (0.2, 87.3, 98.2),
     "swin_tiny_c24_256": (0.2, 81.6, 95.7),
     "swin_large_384_cub200": (0.2, 91.87, None),
+    "swinv2_tiny": (0.2, 81.8, 95.9),
+    "swinv2_small_w16": (0.3, 84.1, 96.8),
+    "swinv2_base": (0.5, 84.2, 96.9),
+    "swinv2_base_22kto1k": (0.2, 86.2, 97.9),
+    "swinv2_large_384_22kto1k": (0.2, 87.6, 98.3),
+    "swin_mlp_tiny_c6": (0.2, 79.7, 94.9),
+    "swin_mlp_base": (0.5, 81.3, 95.3),
 }
 
 
@@ -57,6 +81,14 @@ def test_counted_costs_are_the_published_ones(name):
         assert count_module_flops(model, *model.img_size) / 1e9 == pytest.approx(mmpretrain, abs=0.005)
 
 
+@pytest.mark.parametrize("name", PUBLISHED_V2)
+def test_costs_of_the_other_lines_are_the_published_ones(name):
+    parameters, gflops = PUBLISHED_V2[name]
+    model = without_memory(name)
+    assert count_parameters(model) == parameters
+    assert count_flops(model, *model.img_size) / 1e9 == pytest.approx(gflops, rel=0.01)
+
+
 @pytest.mark.parametrize("name", RESULTS)
 def test_results_are_the_published_ones(name):
     variant = VARIANTS[name]
@@ -64,7 +96,12 @@ def test_results_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in timm.list_pretrained("swin_*") if "s3" not in name and "cr" not in name]
+    "name",
+    [
+        name
+        for name in timm.list_pretrained("swin*_*")
+        if not any(other in name for other in ("_s3_", "_cr_", "swiftnet"))
+    ],
 )
 def test_timms_names_give_timms_shapes(name):
     """Names of timm's weight files: as many parameters, tensor by tensor."""
@@ -87,6 +124,11 @@ def test_timms_names_give_timms_shapes(name):
         ("swin_large_patch4_window12_384.ms_in22k", "swin_large_384_22k"),
         ("swin_base_patch4_window7_224.ms_in22k_ft_in1k", "swin_base_22kto1k"),
         ("swin_small_patch4_window7_224.ms_in1k", "swin_small"),
+        ("swinv2_tiny_window8_256.ms_in1k", "swinv2_tiny"),
+        ("swinv2_base_window12to24_192to384.ms_in22k_ft_in1k", "swinv2_base_384_22kto1k"),
+        ("swinv2_large_patch4_window12to16_192to256_22kto1k_ft", "swinv2_large_22kto1k"),
+        ("swinv2_base_patch4_window12to24_192to384_22kto1k", "swinv2_base_384_22kto1k"),
+        ("swin_mlp_base_patch4_window7_224", "swin_mlp_base"),
     ],
 )
 def test_other_spellings(spelling, name):

@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from swin import SwinTransformer, create_model, inference_model, load_weights
 from swin.errors import CheckpointError
 from swin.inference import load_predictor
-from swin.preprocess import make_eval_transform
+from swin.preprocess import describe_eval_transform, make_eval_transform
 from swin.weights import read_weights
-from swin.weights.folder import describe_preprocessing
 from swin.weights.formats import from_native
 from tools import evaluate
 
@@ -101,7 +100,7 @@ def test_a_folder_gives_classes_and_preprocessing_to_all_that_take_it(publish, t
     assert result["pred_class"] == NAMES[int(scores.argmax())]
     model = make_model()
     report = load_weights(model, str(folder))
-    assert describe_preprocessing(weights.preprocessing) in str(report)
+    assert describe_eval_transform(weights.preprocessing) in str(report)
     assert model.classes == NAMES
     cfg = evaluate.build_config(weights, evaluate.parse(["--checkpoint", str(folder), "--data-path", str(tmp_path)]))
     seen = (cfg.DATA.IMG_SIZE, cfg.TEST.CROP, cfg.TEST.CROP_PCT, cfg.DATA.INTERPOLATION, cfg.DATA.MEAN)

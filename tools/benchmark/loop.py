@@ -21,7 +21,7 @@ from swin.engine.state import TrainState
 from swin.engine.step import StepTotals, train_step
 from swin.engine.throughput import time_action
 from swin.losses import make_loss
-from swin.models import SwinTransformer
+from swin.models import Backbone
 from swin.objective import Objective
 from swin.optim import make_optimizer
 from swin.preprocess import Normalise
@@ -62,7 +62,7 @@ def run_loop(args: argparse.Namespace, device: torch.device, precision: Precisio
     return make_result(speeds, ratios)
 
 
-def _loaded_batches(args: argparse.Namespace, model: SwinTransformer, device: torch.device) -> Iterator[Batch]:
+def _loaded_batches(args: argparse.Namespace, model: Backbone, device: torch.device) -> Iterator[Batch]:
     """Batches without end from a loader of images in memory, whose workers only copy them."""
     count = 16 * args.batch_size
     images_NHWC = np.random.default_rng(0).integers(0, 256, (count, *model.img_size, 3), dtype=np.uint8)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from swin import SwinTransformer, create_model
+from swin import create_model
 from swin.engine.build import compile_model
 from swin.engine.precision import Precision
 from swin.engine.throughput import peak_bytes, time_action
 from swin.errors import ConfigError
+from swin.models import Backbone, SwinTransformerV2
 from swin.optim import make_optimizer
 from swin.weights import model_arguments
 from swin.weights.formats import from_native
@@ -72,20 +73,20 @@ def scaling_exponent(sizes_px: Sequence[int], speeds: Sequence[float]) -> float:
     return float(np.polyfit(2 * np.log(sizes_px), -np.log(speeds), 1)[0])
 
 
-def make_model(args: argparse.Namespace, device: torch.device) -> SwinTransformer:
+def make_model(args: argparse.Namespace, device: torch.device) -> Backbone:
     """The model that the command line names, with equal weights at each call."""
     torch.manual_seed(0)
     changes = {"img_size": args.img_size} if args.img_size else {}
     return create_model(args.variant, drop_path_rate=0.0, attention=args.attention, **changes).to(device)
 
 
-def make_batch(args: argparse.Namespace, model: SwinTransformer, device: torch.device) -> tuple[Tensor, Tensor]:
+def make_batch(args: argparse.Namespace, model: Backbone, device: torch.device) -> tuple[Tensor, Tensor]:
     """Random images (B, 3, height, width) and labels (B,)."""
     images = torch.randn(args.batch_size, 3, *model.img_size, device=device)
     return images, torch.randint(0, model.num_classes, (args.batch_size,), device=device)
 
 
-def make_baseline(name: str, ours: SwinTransformer) -> nn.Module:
+def make_baseline(name: str, ours: Backbone) -> nn.Module:
     """The same model of another library, with the weights and on the device of `ours`.
 
     Raises:
@@ -94,9 +95,11 @@ def make_baseline(name: str, ours: SwinTransformer) -> nn.Module:
     if name not in BASELINES:
         raise ConfigError(f"--against names '{name}'; expected some of: {', '.join(BASELINES)}.")
     weights = ours.state_dict()
-    model = make_peer(name, {**model_arguments(weights), "img_size": ours.img_size})
+    windows = ours.windows() if isinstance(ours, SwinTransformerV2) else None
+    family, arguments = model_arguments(weights, windows)
+    model = make_peer(name, family, {**arguments, "img_size": ours.img_size})
     assert model is not None
-    model.load_state_dict(from_native(weights, name, img_size=ours.img_size))
+    model.load_state_dict(from_native(weights, name, img_size=ours.img_size, windows=windows))
     return model.to(next(ours.parameters()).device)
 
 

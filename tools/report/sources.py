@@ -287,7 +287,7 @@ def open_cam(opened: Opened) -> Cam:
     # The pixels are of the model's size already.
     how = {"interpolation": config.DATA.INTERPOLATION, "mean": config.DATA.MEAN, "std": config.DATA.STD}
     transform = make_eval_transform(img_size=config.DATA.IMG_SIZE, crop=False, **how)
-    channels = config.MODEL.SWIN.IN_CHANS
+    channels = config.architecture.IN_CHANS
     return make_cam(Predictor(model.to(device).eval(), transform, channels, predictions.classes, device))
 
 

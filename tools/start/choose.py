@@ -7,10 +7,12 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 from swin.config import Config, config_from_dict, load_config
+from swin.config.keys.model import GROUP_OF_TYPE
 from swin.distributed import Distributed
 from swin.weights import read_weights
 from swin.weights.files import find_weight_file, read_weight_file
-from swin.weights.source import Weights, model_arguments
+from swin.weights.shapes import model_arguments
+from swin.weights.source import Weights
 from tools.start.look import Facts
 from tools.start.measure import Cost, Speed, find_cost, find_memory, measure
 from tools.start.rules import DERIVED, PARTS, SEEN_A_PARAMETER, SIZES, VAL_SPLIT_REASON, settle
@@ -161,7 +163,7 @@ def _models_from_scratch(facts: Facts) -> Iterator[tuple[Settings, float]]:
 
 def _models_with(weights: Weights, file: str, facts: Facts) -> Iterator[tuple[Settings, float]]:
     """Yield the model of some weights, trained in part and then as a whole, and last for larger images."""
-    arguments = model_arguments(weights.tensors)
+    family, arguments = model_arguments(weights.tensors, weights.windows)
     own = config_from_dict(weights.config or {})
     native = own.DATA.IMG_SIZE if weights.config is not None else arguments["img_size"]
     names = (
@@ -174,10 +176,14 @@ def _models_with(weights: Weights, file: str, facts: Facts) -> Iterator[tuple[Se
         "qkv_bias",
         "ape",
         "patch_norm",
+        "pretrained_window_sizes",
+        "extra_norm_every",
     )
-    values = {key: list(value) if isinstance(value := arguments[key], tuple) else value for key in names}
-    reason = f"as the weights have it ({weights.format})"
-    settings = {f"MODEL.SWIN.{key.upper()}": Setting(value, reason) for key, value in values.items()}
+    known = {key: arguments[key] for key in names if key in arguments}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
+    reason, group = f"as the weights have it ({weights.format})", GROUP_OF_TYPE[family]
+    settings = {f"MODEL.{group}.{key.upper()}": Setting(value, reason) for key, value in values.items()}
+    settings["MODEL.TYPE"] = Setting(family, reason)
     settings["MODEL.PRETRAINED"] = Setting(file, "the weights that were given" + _shared_classes(weights, facts))
     settings["DATA.IMG_SIZE"] = Setting(native, "the size that the weights were trained with")
     if isinstance(native, int) and native >= 384:

@@ -53,7 +53,7 @@ def find_cost(cfg: Config, num_classes: int, dist: Distributed) -> Cost:
     """Find what the model of a config takes, from a forward pass of two images."""
     model = build_model(cfg, num_classes)
     height, width = model.img_size
-    images = torch.randn(2, cfg.MODEL.SWIN.IN_CHANS, height, width, device=dist.device)
+    images = torch.randn(2, cfg.architecture.IN_CHANS, height, width, device=dist.device)
     precision = build_precision(cfg, dist)
     flops = count_flops(model, height, width)
     kept = activation_bytes(model.to(dist.device), images, precision)

@@ -7,19 +7,12 @@ comes to be trained moves its keys to a file of its own.
 from dataclasses import replace
 
 from swin.config.keys.key import Key
-from swin.config.keys.model import SWIN
-
-_OF_PRETRAINING = Key([0, 0, 0, 0]).means("Window of each stage in pre-training, 0 when trained from scratch.")
+from swin.config.keys.model import SWIN, SWINV2
 
 _GROUPS = {
-    "MODEL.SWINV2": {
-        **{name: key for name, key in SWIN.items() if name != "QK_SCALE"},
-        "PRETRAINED_WINDOW_SIZES": _OF_PRETRAINING,
-    },
-    "MODEL.SWIN_MLP": {name: key for name, key in SWIN.items() if name not in ("QKV_BIAS", "QK_SCALE")},
     "MODEL.SWIN_MOE": {
         **SWIN,
-        "PRETRAINED_WINDOW_SIZES": _OF_PRETRAINING,
+        "PRETRAINED_WINDOW_SIZES": SWINV2["PRETRAINED_WINDOW_SIZES"],
         "MLP_FC2_BIAS": Key(True).means("A bias in the MLP's second linear layer."),
         "INIT_STD": Key(0.02).means("Standard deviation of the weight initialisation."),
         "MOE_BLOCKS": Key([[-1], [-1], [-1], [-1]]).means("For each stage, the blocks with experts; -1 for none."),

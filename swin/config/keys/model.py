@@ -2,7 +2,6 @@
 
 from swin.config.keys.key import Key
 
-# Swin Transformer V1.
 SWIN = {
     "PATCH_SIZE": Key(4, between="[1, 1e5]").means("""
         Side of a patch in pixels. With the number of stages it sets the total stride: 4 and 4 stages give 32."""),
@@ -25,17 +24,27 @@ SWIN = {
     "QK_SCALE": Key(None, "null|float", "(0, 1000]").means("Multiplies q k^T; null is head_dim ** -0.5."),
 }
 
+SWINV2 = {
+    **{name: key for name, key in SWIN.items() if name != "QK_SCALE"},
+    "PRETRAINED_WINDOW_SIZES": Key([0, 0, 0, 0], between="[0, 1000]").means("""
+        For each stage, the window in which the weights of PRETRAINED learned what a distance means, where WINDOW_SIZE
+        or DATA.IMG_SIZE make it another one: [12, 12, 12, 6] for the published 192 px models. 0 for the same."""),
+    "EXTRA_NORM_EVERY": Key(0, between="[0, 1000]", is_new=True).means("""
+        One more LayerNorm after every so many blocks of a stage; 0 for none. The huge and giant models have 6."""),
+}
+SWIN_MLP = {name: key for name, key in SWIN.items() if name not in ("QKV_BIAS", "QK_SCALE")}
+
+# The group of each family's keys, below MODEL, by MODEL.TYPE.
+GROUP_OF_TYPE = {"swin": "SWIN", "swinv2": "SWINV2", "swin_mlp": "SWIN_MLP"}
+
 MODEL = {
-    "TYPE": Key(
-        "swin",
-        matches="swin",
-        expected="swin (Swin Transformer V1), the only model family that is supported now",
-    ).means("""
-        Model family. This version trains "swin" (Swin Transformer V1), and accepts the keys of the others."""),
+    "TYPE": Key("swin", one_of=tuple(GROUP_OF_TYPE)).means("""
+        Model family, whose keys are then those of MODEL.SWIN, MODEL.SWINV2 or MODEL.SWIN_MLP: swin (Swin Transformer),
+        swinv2 (Swin Transformer V2) or swin_mlp (Swin-MLP)."""),
     "VARIANT": Key("", is_new=True).means("""
-        A published model, as swin_tiny or swin_base_384 (docs/models.md lists them): gives MODEL.SWIN.EMBED_DIM,
-        DEPTHS, NUM_HEADS and WINDOW_SIZE, DATA.IMG_SIZE and MODEL.NAME the values that it has, unless a file, option or
-        flag gives them. Regularisation such as DROP_PATH_RATE stays the recipe's. "" for none."""),
+        A published model, as swin_tiny or swinv2_base (docs/models.md lists them): gives TYPE, EMBED_DIM, DEPTHS,
+        NUM_HEADS and WINDOW_SIZE of its family, DATA.IMG_SIZE and MODEL.NAME the values that it has, unless a file,
+        option or flag gives them. Regularisation such as DROP_PATH_RATE stays the recipe's. "" for none."""),
     "NAME": Key("swin_tiny_patch4_window7_224", is_folder=True).means("""
         Name of the run's folder below OUTPUT; it does not choose the architecture, which VARIANT does."""),
     "PRETRAINED": Key("", is_path=True, flag="pretrained").means("""
@@ -65,4 +74,6 @@ MODEL = {
     "LORA.MODULES": Key(["*.attn.*", "*.mlp.*"], is_new=True).means("""
         Patterns for names of the linear layers that get adapters, as `["*.attn.qkv"]`."""),
     **{f"SWIN.{name}": key for name, key in SWIN.items()},
+    **{f"SWINV2.{name}": key for name, key in SWINV2.items()},
+    **{f"SWIN_MLP.{name}": key for name, key in SWIN_MLP.items()},
 }
