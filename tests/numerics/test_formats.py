@@ -9,7 +9,8 @@ from torch import nn
 from swin import SwinTransformer, load_weights
 from swin.models import VARIANTS
 from swin.weights import model_arguments, read_weights
-from swin.weights.formats import DERIVED_BUFFERS, FORMATS, detect_format, from_native, to_native
+from swin.weights.buffers import DERIVED_BUFFERS
+from swin.weights.formats import FORMATS, detect_format, from_native, to_native
 from swin.weights.source import strip_prefixes
 from tests.numerics.peers import make_timm, make_torchvision, perturb, relative_error
 from tools.convert_weights import make_peer

@@ -12,7 +12,7 @@ from data.digits import open_digits
 from swin.errors import ConfigError
 from swin.inference import Predictor, load_predictor
 from swin.kernels.windows import partition, reverse, shift_mask
-from swin.models import SwinTransformer
+from swin.models import SwinTransformer, SwinTransformerV2
 from swin.models.layers import pad_to_multiple
 from swin.preprocess import make_eval_transform
 from tools.cam import What, attention_grids, class_grids, find_label, heat_of, main, make_cam
@@ -33,10 +33,10 @@ def run(digits_run, files, *flags, source="in"):
     return main([*arguments, "--input", str(files / source), "--output", str(files / "out"), *flags])
 
 
-def small_model(channels=3):
+def small_model(channels=3, family=SwinTransformer):
     """Three stages on grids that are no multiple of the window, nor even, with weights that are not tiny."""
     torch.manual_seed(0)
-    model = SwinTransformer(
+    model = family(
         img_size=32, in_chans=channels, num_classes=5, embed_dim=8, depths=(2, 2, 1), num_heads=(1, 2, 4), window_size=4
     )
     for parameter in model.parameters():
@@ -149,25 +149,30 @@ def test_grad_cam_is_its_definition():
     torch.testing.assert_close(grids, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", [SwinTransformer, SwinTransformerV2])
 @pytest.mark.parametrize("block", [1, 2])
-def test_attention_is_what_the_weights_say(block):
+def test_attention_is_what_the_weights_say(block, family):
     """Weights computed one by one, on a grid of 9 x 11 that is padded to 12 x 12 and, in the second block, shifted."""
-    model, images = small_model(), torch.randn(2, 3, 36, 44)
+    model, images = small_model(family=family), torch.randn(2, 3, 36, 44)
     attention = model.layers[0].blocks[block - 1].attn
     seen = []
     hook = attention.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model(images)
     hook.remove()
-    shift, padded = attention.shift_size, pad_to_multiple(seen[0], 4)
+    shift, padded = attention.shift_size, pad_to_multiple(seen[0], 4, 4)
     assert (shift, padded.shape[1:3]) == (2 * (block - 1), (12, 12))
-    windows = partition(padded.roll((-shift, -shift), dims=(1, 2)), 4)
-    q, k, _ = attention.qkv(windows).unflatten(-1, (3, attention.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-    logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + attention.relative_position_bias()
+    window = (4, 4)
+    windows = partition(padded.roll((-shift, -shift), dims=(1, 2)), window)
+    q, k, _ = attention._project(windows).permute(3, 0, 1, 4, 2, 5)
+    if family is SwinTransformerV2:
+        logits = q @ k.transpose(-2, -1) + attention.relative_position_bias(window)
+    else:
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + attention.relative_position_bias()
     if shift:
-        logits = logits + shift_mask(12, 12, 4, (shift, shift), images.device)[:, None]
+        logits = logits + shift_mask(12, 12, window, (shift, shift), images.device)[:, None]
     is_real = F.pad(torch.ones(2, 9, 11, 1), (0, 0, 0, 1, 0, 3)).roll((-shift, -shift), dims=(1, 2))
-    weights = logits.softmax(dim=-1) * partition(is_real, 4)[:, :, None]  # of queries that are no padding
-    received = reverse(weights.sum(dim=-2).mean(dim=2), 4, 12, 12).roll((shift, shift), dims=(1, 2))[:, :9, :11]
+    weights = logits.softmax(dim=-1) * partition(is_real, window)[:, :, None]  # of queries that are no padding
+    received = reverse(weights.sum(dim=-2).mean(dim=2), window, 12, 12).roll((shift, shift), dims=(1, 2))[:, :9, :11]
     grids = attention_grids(model, images, What(stage=1, block=block))
     torch.testing.assert_close(grids, received.detach(), rtol=1e-4, atol=1e-5)
     assert grids.std() > 0.1

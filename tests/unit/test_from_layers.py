@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from swin import SwinTransformer
 from swin.errors import ConfigError
 from swin.models import count_flops
-from swin.models.layers import PatchMerging, WindowAttention
+from swin.models.layers import PatchMerging
+from swin.models.swin import WindowAttention
 from tests.numerics.peers import perturb, relative_error, timm_name
 
 SMALL = {"hidden_dim": 12, "layers": (2, 1), "heads": (3, 2), "num_classes": 5, "head_dim": 8, "window_size": 4}
