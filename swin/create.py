@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from swin.config import Config, config_from_dict, config_to_dict
+from swin.config import Config
 from swin.config.keys.model import GROUP_OF_TYPE
 from swin.errors import CheckpointError, ConfigError
 from swin.models import CLASSES, Backbone, SwinTransformerV2
@@ -122,4 +122,4 @@ def complete_config(cfg: Config) -> Config:
         ) from None
     if (sizes := find_pretrained_windows(model, weights)) is None:
         return cfg
-    return config_from_dict(config_to_dict(cfg), [_WINDOWS, sizes])
+    return cfg.with_value(_WINDOWS, sizes, cfg.MODEL.PRETRAINED)

@@ -60,7 +60,7 @@ def _errors_of_the_data(v: Mapping[str, Any]) -> Iterator[str]:
     if channels not in (1, 3, 4) and is_digits:
         yield f"{{{in_chans}}}: the images of {{DATA.DATASET}} can be read with 1, 3 or 4 channels"
     if channels not in (1, 3, 4) and v["DATA.INTERPOLATION"] == "lanczos":
-        yield (f"{{DATA.INTERPOLATION}} works on pictures, and {{{in_chans}}} is read from arrays: set it to bicubic")
+        yield f"{{DATA.INTERPOLATION}} works on pictures, and {{{in_chans}}} is read from arrays: set it to bicubic"
     if is_digits and is_zip:
         yield "{DATA.ZIP_MODE}: the data of {DATA.DATASET} are embedded, not packed; set False"
     yield from _errors_of_the_splits(v)

@@ -70,6 +70,14 @@ class Config(CfgNode):
         """The group of the model's own family, as MODEL.SWIN: its keys are the arguments of the family's class."""
         return self.MODEL[GROUP_OF_TYPE[self.MODEL.TYPE]]
 
+    def with_value(self, key: str, value: Any, where: str) -> "Config":
+        """Return a copy with an allowed value of one key, which `where` has given; other keys keep their sources."""
+        flat = flatten(self)
+        layers = {**self.layers, key: Layer(where, flat[key])}
+        cfg = Config(nest({**flat, key: value}), layers, self.warnings)
+        cfg.freeze()
+        return cfg
+
     @property
     def layers(self) -> dict[str, Layer]:
         """Of each key that was given, where it was given last, and its value before that."""

@@ -92,6 +92,40 @@ class DropPath(nn.Module):
         return x * factors_B.to(x.dtype).view(-1, 1, 1, 1)
 
 
+class ResidualBlock(nn.Module):
+    """What mixes the tokens of windows, and an MLP, each after a LayerNorm and around a residual connection.
+
+    Source: equation 3 of arXiv 2103.14030.
+
+    Args:
+        name: what the weights call the mixing.
+        mix: (B, H, W, C) to the same, as attention.
+        dim: channels C.
+        mlp_ratio: hidden channels of the MLP, as a multiple.
+        drop: dropout of the MLP, in [0, 1).
+        drop_path: stochastic depth, in [0, 1].
+    """
+
+    def __init__(self, name: str, mix: nn.Module, *, dim: int, mlp_ratio: float, drop: float, drop_path: float) -> None:
+        super().__init__()
+        self.mixing = name
+        self.norm1 = nn.LayerNorm(dim)
+        self.add_module(name, mix)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
+        first_B, second_B = (None, None) if factors_2B is None else factors_2B
+        x = x + self.drop_path(self.branch(self.norm1, self.get_submodule(self.mixing), x), first_B)
+        return x + self.drop_path(self.branch(self.norm2, self.mlp, x), second_B)
+
+    def branch(self, norm: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        """A branch of the block: what the layer makes of normalised tokens."""
+        return layer(norm(x))
+
+
 class PatchMerging(nn.Module):
     """Join each f x f group of tokens: (B, H, W, C) to (B, ceil(H/f), ceil(W/f), 2C); ragged grids are zero-padded.
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from swin.kernels import window_attention
 from swin.kernels.windows import relative_position_index
 from swin.models.backbone import Backbone
-from swin.models.layers import DropPath, Mlp, check_backend, pad_to_multiple, shift_of
+from swin.models.layers import ResidualBlock, check_backend, pad_to_multiple, shift_of
 
 
 class WindowAttention(nn.Module):
@@ -90,32 +90,15 @@ class WindowAttention(nn.Module):
         return self.qkv(windows_BKTC).unflatten(-1, (3, self.num_heads, -1))
 
 
-class SwinBlock(nn.Module):
-    """Window attention and MLP, each after a LayerNorm and around a residual connection (equation 3 of the paper)."""
+class SwinBlock(ResidualBlock):
+    """Window attention and MLP; every second block of a stage has shifted windows."""
+
+    attn: WindowAttention
 
     def __init__(
-        self,
-        make_attention: Callable[..., WindowAttention],
-        *,
-        dim: int,
-        num_heads: int,
-        index: int,
-        mlp_ratio: float,
-        drop: float,
-        drop_path: float,
+        self, make_attention: Callable[..., WindowAttention], *, dim: int, num_heads: int, index: int, **options: Any
     ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = make_attention(dim, num_heads, is_shifted=index % 2 == 1)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
-
-    def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
-        first_B, second_B = (None, None) if factors_2B is None else factors_2B
-        x = x + self.drop_path(self.attn(self.norm1(x)), first_B)
-        return x + self.drop_path(self.mlp(self.norm2(x)), second_B)
+        super().__init__("attn", make_attention(dim, num_heads, is_shifted=index % 2 == 1), dim=dim, **options)
 
 
 class SwinTransformer(Backbone):

@@ -5,6 +5,7 @@ Legend: B images, H W grid, C channels, M window side, T = M*M tokens a window, 
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from swin.kernels.windows import partition, reverse
 from swin.models.backbone import Backbone
-from swin.models.layers import DropPath, Mlp, pad_to_multiple, shift_of
+from swin.models.layers import ResidualBlock, pad_to_multiple, shift_of
 
 
 class SpatialMlp(nn.Module):
@@ -47,32 +48,14 @@ class SpatialMlp(nn.Module):
         return x[:, top : top + H, left : left + W]
 
 
-class SwinMlpBlock(nn.Module):
-    """A matrix over the tokens of windows and an MLP, each after a LayerNorm and around a residual connection."""
+class SwinMlpBlock(ResidualBlock):
+    """A matrix over the tokens of windows and an MLP; every second block of a stage has shifted windows."""
 
-    def __init__(
-        self,
-        *,
-        window_size: int,
-        dim: int,
-        num_heads: int,
-        index: int,
-        mlp_ratio: float,
-        drop: float,
-        drop_path: float,
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.spatial_mlp = SpatialMlp(num_heads, window_size, is_shifted=index % 2 == 1)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+    spatial_mlp: SpatialMlp
 
-    def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
-        first_B, second_B = (None, None) if factors_2B is None else factors_2B
-        x = x + self.drop_path(self.spatial_mlp(self.norm1(x)), first_B)
-        return x + self.drop_path(self.mlp(self.norm2(x)), second_B)
+    def __init__(self, *, window_size: int, dim: int, num_heads: int, index: int, **options: Any) -> None:
+        mix = SpatialMlp(num_heads, window_size, is_shifted=index % 2 == 1)
+        super().__init__("spatial_mlp", mix, dim=dim, **options)
 
 
 class SwinMLP(Backbone):

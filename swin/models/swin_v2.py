@@ -6,7 +6,7 @@ Legend: B images, H W grid, C channels, window of M x L tokens, T = M*L, K windo
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from swin.errors import ConfigError
 from swin.kernels import window_attention
 from swin.kernels.windows import cached, relative_coordinates, relative_position_index
 from swin.models.backbone import Backbone
-from swin.models.layers import DropPath, Mlp, check_backend, pad_to_multiple, shift_of
+from swin.models.layers import ResidualBlock, check_backend, pad_to_multiple, shift_of
 
 # The published weights were trained with it. Cosine attention's logits go up to 100 + 16, so that it is not always as
 # good as minus infinity, and `swin.kernels.windows.MASKED` would not give the same numbers.
@@ -100,16 +100,16 @@ class CosineWindowAttention(nn.Module):
         return torch.stack(((q * scale_N1).to(v.dtype), k.to(v.dtype), v), dim=3)
 
 
-class SwinBlockV2(nn.Module):
+class SwinBlockV2(ResidualBlock):
     """Window attention and MLP, each followed by a LayerNorm within its residual connection.
 
-    Both norms start at zero, so that a new block passes on what it gets.
-
-    Args:
-        has_extra_norm: normalise what the block gives as well.
+    Both norms start at zero, so that a new block passes on what it gets. Every `extra_norm_every` blocks of a stage,
+    what the block gives is normalised as well; 0 for none.
 
     Source: figure 1 of arXiv 2111.09883, and its section 4.1 for the extra norm of the largest models.
     """
+
+    attn: CosineWindowAttention
 
     def __init__(
         self,
@@ -118,28 +118,23 @@ class SwinBlockV2(nn.Module):
         dim: int,
         num_heads: int,
         index: int,
-        mlp_ratio: float,
-        drop: float,
-        drop_path: float,
         extra_norm_every: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = make_attention(dim, num_heads, is_shifted=index % 2 == 1)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        super().__init__("attn", make_attention(dim, num_heads, is_shifted=index % 2 == 1), dim=dim, **options)
         has_extra_norm = extra_norm_every > 0 and (index + 1) % extra_norm_every == 0
         self.norm3 = nn.LayerNorm(dim) if has_extra_norm else None
         for norm in (self.norm1, self.norm2):
             nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor, factors_2B: Tensor | None = None) -> Tensor:
-        """(B, H, W, C) to (B, H, W, C). `factors_2B` are those of `DropPath` for the two branches; None draws them."""
-        first_B, second_B = (None, None) if factors_2B is None else factors_2B
-        x = x + self.drop_path(self.norm1(self.attn(x)), first_B)
-        x = x + self.drop_path(self.norm2(self.mlp(x)), second_B)
+        """As for `ResidualBlock`."""
+        x = super().forward(x, factors_2B)
         return x if self.norm3 is None else self.norm3(x)
+
+    def branch(self, norm: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        """A branch of the block: what the layer makes of the tokens, normalised."""
+        return norm(layer(x))
 
 
 class SwinTransformerV2(Backbone):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from swin.errors import CheckpointError
 from swin.kernels.windows import relative_coordinates, relative_position_index, shift_mask
+from swin.weights.layouts import count_stages
 
 DERIVED_BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 _MAX_COORDINATE = 5.0  # of a window of thousands of tokens
@@ -57,7 +58,7 @@ def make_buffers(
     if format_name in ("timm", "transformers"):
         return buffers
     patch = weights["patch_embed.proj.weight"].shape[-1]
-    num_stages = len({name.split(".")[1] for name in weights if name.startswith("layers.")})
+    num_stages = count_stages(weights)
     for name, value in weights.items():
         match = re.fullmatch(
             r"((layers\.(\d+)\.blocks\.(\d+))\.attn)\.(relative_position_bias_table|logit_scale)", name

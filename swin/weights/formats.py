@@ -12,7 +12,7 @@ from torch import Tensor
 
 from swin.errors import CheckpointError
 from swin.weights.buffers import DERIVED_BUFFERS, make_buffers
-from swin.weights.layouts import find_family, join_bias, join_qkv, merged_channels, split_bias, split_qkv
+from swin.weights.layouts import count_stages, find_family, join_bias, join_qkv, merged_channels, split_bias, split_qkv
 
 FORMATS = ("official", "timm", "torchvision", "mmpretrain", "transformers")
 
@@ -43,11 +43,6 @@ _IN_MEMORY = (
 # What stands before all names but the head's, where a program has a classifier around its backbone.
 _BEFORE = {"mmpretrain": "backbone.", "transformers": "swin."}
 _BEFORE_V2 = {**_BEFORE, "transformers": "swinv2."}
-
-
-def count_stages(names: Iterable[str]) -> int:
-    """Stages of a model, or for torchvision's names twice as many."""
-    return len({match[0] for name in names if (match := re.match(r"(layers|stages|features)\.\d+", name))})
 
 
 def _beginnings(format_name: str, num_stages: int, family: str) -> dict[str, str]:

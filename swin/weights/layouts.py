@@ -11,6 +11,11 @@ from swin.errors import CheckpointError
 _QKV = ("query", "key", "value")
 
 
+def count_stages(names: Iterable[str]) -> int:
+    """Stages of a model, or for torchvision's names twice as many."""
+    return len({match[0] for name in names if (match := re.match(r"(layers|stages|features)\.\d+", name))})
+
+
 def find_family(names: Iterable[str]) -> str:
     """The family that weights are of by their names in any format, as MODEL.TYPE."""
     text = "\n".join(names)

@@ -10,8 +10,7 @@ from swin.config import config_from_dict
 from swin.errors import CheckpointError
 from swin.variants import Variant
 from swin.weights.buffers import table_window
-from swin.weights.formats import count_stages
-from swin.weights.layouts import find_family
+from swin.weights.layouts import count_stages, find_family
 
 
 def model_arguments(

@@ -162,6 +162,8 @@ def test_a_config_takes_the_windows_of_the_file_that_it_starts_from(tmp_path):
     options += ["MODEL.PRETRAINED", str(tmp_path / "w.pth")]
     cfg = complete_config(load_config(opts=options))
     assert cfg.MODEL.SWINV2.PRETRAINED_WINDOW_SIZES == [4, 4]
+    assert cfg.layers["MODEL.SWINV2.PRETRAINED_WINDOW_SIZES"] == (str(tmp_path / "w.pth"), [0, 0, 0, 0])
+    assert cfg.layers["MODEL.SWINV2.EMBED_DIM"].where == "--opts", "the other keys keep where they come from"
     same = complete_config(load_config(opts=[*options, "MODEL.SWINV2.WINDOW_SIZE", 4, "DATA.IMG_SIZE", 32]))
     assert same.MODEL.SWINV2.PRETRAINED_WINDOW_SIZES == [0, 0, 0, 0]
     torch.save({"model": source.state_dict(), "config": config_to_dict(cfg)}, tmp_path / "own.pth")
