@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from data.archives import fill_caches
 from data.groups import check_apart, find_groups
@@ -21,15 +20,15 @@ from data.layouts import (
     part_is_missing,
     val_is_missing,
 )
-from data.loaders import EvalLoader, TrainLoader
+from data.loaders import EvalLoader, build_train_loader, loader_options
 from data.prepare import build_prepare
 from data.sources import Opened, Sets, Source, Subset, count_labels
 from data.splits import Rule, hold_out, is_split_of, saved_split, split_record
-from data.transforms import build_eval_pixels, build_resized_transforms, build_train_transform
+from data.transforms import build_eval_pixels
 from data.twins import find_twins
+from data.unlabelled import build_unlabelled
 from swin.batches import Data
 from swin.config import Config
-from swin.cpu import num_cpus
 from swin.errors import ConfigError, DataError, printable
 from swin.preprocess import EvalResize
 
@@ -61,6 +60,9 @@ def build_data(
         ConfigError: Keys that contradict each other or the data.
         DataError: The data cannot be used.
     """
+    if cfg.TRAIN.LOSS == "simmim" and need_train:
+        common = loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
+        return build_unlabelled(cfg, **common)
     # An evaluation takes what a run has held out, and draws nothing by itself.
     is_held_out = not need_train and _has_held_out(cfg, runs)
     notes: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ def build_data(
             f"{cfg.DATA.DATA_PATH} has one class only, {printable(sets.classes[0])}: nothing can be learnt. Check that "
             "DATA.DATA_PATH is the folder right above the class folders, or above train/ and val/.",
         )
-    common = _loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
+    common = loader_options(cfg, local_world_size) | {"rank": rank, "world_size": world_size}
     return _make_loaders(cfg, replace(sets, notes=(*notes, *sets.notes)), split, keep_border, common)
 
 
@@ -91,7 +93,7 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
 
     return Data(
         classes=sets.classes,
-        train=_build_train_loader(cfg, train, in_pairs=prepare.mix is not None, **common) if train else None,
+        train=build_train_loader(cfg, train, in_pairs=prepare.mix is not None, **common) if train else None,
         val=EvalLoader(sets.val, transform=transform, **common),
         prepare=prepare,
         normalise=prepare.normalise,
@@ -107,14 +109,6 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
     )
 
 
-def _loader_options(cfg: Config, local_world_size: int) -> dict[str, Any]:
-    return {
-        "batch_size": cfg.DATA.BATCH_SIZE,
-        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, num_cpus() // local_world_size)),
-        "pin_memory": cfg.DATA.PIN_MEMORY and _may_use_cuda(cfg),
-    }
-
-
 def _count(source: Source | None, classes: Sequence[str]) -> list[int]:
     return count_labels(source.labels, len(classes)) if source else []
 
@@ -125,24 +119,6 @@ def _check_count(cfg: Config, classes: Sequence[str]) -> None:
             f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, but the data has {len(classes)} classes. Leave the key out "
             "to use the data's."
         )
-
-
-def _build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoader:
-    return TrainLoader(
-        source,
-        transform=build_train_transform(cfg),
-        resized=build_resized_transforms(cfg),
-        seed=cfg.SEED,
-        accumulation=cfg.TRAIN.ACCUMULATION_STEPS,
-        max_errors=cfg.DATA.MAX_ERRORS if cfg.DATA.ON_ERROR == "skip" else None,
-        balanced=cfg.DATA.SAMPLER == "balanced",
-        repeats=cfg.DATA.REPEATED_AUG,
-        **common,
-    )
-
-
-def _may_use_cuda(cfg: Config) -> bool:
-    return cfg.DEVICE.split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
 
 
 def open_sets(

@@ -51,6 +51,20 @@ class RandomErasing:
         return None
 
 
+@dataclass(frozen=True)
+class RandomMask:
+    """Draws which cells of an image of (height, width) a pre-training masks, from Python's generator."""
+
+    cell: int  # side in pixels
+    ratio: float  # of the cells
+
+    def __call__(self, height: int, width: int) -> list[Rectangle]:
+        rows, columns = height // self.cell, width // self.cell
+        chosen = random.sample(range(rows * columns), math.ceil(self.ratio * rows * columns))
+        places = (divmod(number, columns) for number in sorted(chosen))
+        return [Rectangle(row * self.cell, column * self.cell, self.cell, self.cell, 0) for row, column in places]
+
+
 def erase(images_BCHW: torch.Tensor, rectangles_N6: torch.Tensor, mode: str) -> None:
     """Erase in place, without making an accelerator wait.
 

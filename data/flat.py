@@ -74,6 +74,22 @@ def open_flat(
     return Opened(classes, {part: FolderImages(root / part, names[part], labels[part]) for part in parts})
 
 
+def open_unlabelled(
+    root: Path,
+    parts: Sequence[str],
+    classes: Sequence[str] | None = None,
+    *,
+    extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
+) -> Opened:
+    """Open all images in folders and below them, whatever their paths are; they are of one class without a meaning."""
+    names = {
+        part: Names.of(sorted(name for name in _files(root / part) if name.lower().endswith(extensions)))
+        for part in parts
+    }
+    labels = {part: np.zeros(len(names[part]), dtype=np.int64) for part in parts}
+    return Opened(["image"], {part: FolderImages(root / part, names[part], labels[part]) for part in parts})
+
+
 def _files(folder: Path) -> Iterator[str]:
     """Yield the paths of visible files in a folder at any depth, relative to it; links to folders are not followed."""
     for entry in list_folder(folder, missing_ok=True):

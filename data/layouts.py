@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data import digits
 from data.archives import find_zips, open_zips
-from data.flat import find_flat, open_flat
+from data.flat import find_flat, open_flat, open_unlabelled
 from data.folders import class_folders, describe_folder, find_folders, open_folders
 from data.official import find_cub, find_imagenet22k, open_cub, open_imagenet22k
 from data.shards import find_shards, open_shards
@@ -84,6 +84,27 @@ class Layout:
 def role_of(name: str) -> str | None:
     """Return the role that parts of this name have, if it is a usual one."""
     return next((role for role, usual in USUAL.items() if name.lower() in usual), None)
+
+
+def find_unlabelled(cfg: Config) -> tuple[Layout, str]:
+    """Return the layout of images that a pre-training takes, and its part for training: labels are not needed.
+
+    Folders are taken with all images at any depth, in their part for training where they have parts.
+
+    Raises:
+        DataError: There are no images.
+    """
+    root, extensions = Path(cfg.DATA.DATA_PATH), image_extensions(cfg.architecture.IN_CHANS)
+    open_all = partial(open_unlabelled, root, extensions=extensions)
+    try:
+        layout, train = choose_train(find_layouts(cfg, need_train=True), root, cfg.DATA.SPLITS)
+        return (replace(layout, open=open_all) if layout.class_names else layout), train
+    except DataError:
+        usual = [name.lower() for names in (*USUAL.values(), cfg.DATA.SPLITS.values()) for name in names]
+        parts = find_flat(root, usual, extensions, is_deep=True)
+        if not parts:
+            raise
+        return choose_train([Layout(root, parts, open_all, "{}/", dict(cfg.DATA.SPLITS))], root, cfg.DATA.SPLITS)
 
 
 def find_layouts(cfg: Config, *, need_train: bool, named: Iterable[str] = ()) -> list[Layout]:

@@ -1,10 +1,13 @@
 """Batches for training and for evaluation."""
 
+import atexit
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -13,14 +16,25 @@ from torch.utils.data import DataLoader
 from data.datasets import ImageDataset, Key, Samples, Size, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
 from data.sources import Source
-from data.transforms import EvalPixels
+from data.transforms import EvalPixels, build_resized_transforms, build_train_transform
 from swin.batches import Batch, EvalBatches, TrainBatches
-from swin.cpu import keep_freed_memory
+from swin.config import Config
+from swin.cpu import keep_freed_memory, num_cpus
 from swin.errors import DataError
 from swin.phases import Phase
 
 # What the main process gets to finish its update and save: as long as torchrun waits for it. 30 is torchrun's default.
 _GRACE_SEC = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30))
+
+
+_loaders: "WeakSet[_Loader]" = WeakSet()
+
+
+@atexit.register
+def _stop_workers() -> None:
+    """Stop workers that an error has left: they follow what Python would send them, SIGTERM, only after a while."""
+    for loader in _loaders:
+        loader._loader._iterator = None  # which tells its workers to end, and waits for them
 
 
 class _Keys:
@@ -59,6 +73,7 @@ class _Loader:
     def __post_init__(self) -> None:
         self.num_samples = len(self.source.labels)
         self._keys = _Keys()
+        _loaders.add(self)
         self._loader = DataLoader(
             self._make_dataset(),
             batch_sampler=self._keys,
@@ -168,3 +183,31 @@ class EvalLoader(_Loader, EvalBatches):
 
     def read(self, index: int) -> torch.Tensor:
         return self.transform.decode(self.source.read(index), self.source.name(index))
+
+
+def loader_options(cfg: Config, local_world_size: int) -> dict[str, Any]:
+    """Return what a config says of all loaders; of the processes, `local_world_size` share this machine's CPUs."""
+    return {
+        "batch_size": cfg.DATA.BATCH_SIZE,
+        "num_workers": min(cfg.DATA.NUM_WORKERS, max(1, num_cpus() // local_world_size)),
+        "pin_memory": cfg.DATA.PIN_MEMORY and _may_use_cuda(cfg),
+    }
+
+
+def build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoader:
+    """Build the loader of a config's training images; `common` are options of all loaders."""
+    return TrainLoader(
+        source,
+        transform=build_train_transform(cfg),
+        resized=build_resized_transforms(cfg),
+        seed=cfg.SEED,
+        accumulation=cfg.TRAIN.ACCUMULATION_STEPS,
+        max_errors=cfg.DATA.MAX_ERRORS if cfg.DATA.ON_ERROR == "skip" else None,
+        balanced=cfg.DATA.SAMPLER == "balanced",
+        repeats=cfg.DATA.REPEATED_AUG,
+        **common,
+    )
+
+
+def _may_use_cuda(cfg: Config) -> bool:
+    return cfg.DEVICE.split(":")[0] in ("auto", "cuda") and torch.cuda.is_available()

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.decode import Crop, decode_crop
-from data.erasing import RandomErasing, Rectangle
+from data.erasing import RandomErasing, RandomMask, Rectangle
 from swin.config import Config
 from swin.errors import ConfigError
 from swin.images import Content, open_input, to_channels, to_image, to_pixels
@@ -98,6 +98,7 @@ class TrainTransform:
     crop_padding: int = 4  # pixels around small images
     erase_prob: float = 0.25  # probability of random erasing
     erase_count: int = 1  # most rectangles erased in an image
+    masking: Callable[[int, int], list[Rectangle]] | None = None  # draws other rectangles in their place
 
     def __post_init__(self) -> None:
         self.size = as_size(self.img_size)
@@ -105,7 +106,7 @@ class TrainTransform:
         self.padded_crop = RandomPaddedCrop(self.crop_padding)
         self.flips = [RandomFlip(axis, prob) for axis, prob in ((-1, self.hflip), (-2, self.vflip)) if prob > 0]
         self.colours = self._make_colours()
-        self.erasing = RandomErasing(self.erase_prob, self.erase_count)
+        self.erasing = self.masking or RandomErasing(self.erase_prob, self.erase_count)
         if self.colours and self.channels not in (1, 3):
             raise ConfigError(
                 "AUG.AUTO_AUGMENT and AUG.COLOR_JITTER need images of 1 or 3 channels, and MODEL.SWIN.IN_CHANS is "
@@ -223,4 +224,5 @@ def build_train_transform(cfg: Config, img_size: tuple[int, int] | None = None) 
         crop_padding=cfg.AUG.CROP_PADDING,
         erase_prob=cfg.AUG.REPROB,
         erase_count=cfg.AUG.RECOUNT,
+        masking=RandomMask(cfg.DATA.MASK_PATCH_SIZE, cfg.DATA.MASK_RATIO) if cfg.TRAIN.LOSS == "simmim" else None,
     )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from swin.batches import PrepareFn
@@ -15,10 +16,12 @@ class Objective:
 
     Attributes:
         loss: (logits, targets) to the loss of each sample (b,).
+        num_drawn: images that `draw` takes; 0 where there is nothing to see.
         auxiliary: what is trained together with the model and thrown away after the run; None for nothing.
     """
 
     auxiliary: nn.Module | None = None
+    num_drawn = 0
 
     def __init__(self, loss: Loss) -> None:
         self.loss = loss
@@ -44,6 +47,14 @@ class Objective:
             Losses (b,), float32.
         """
         return self.loss(network(images, drop_paths), targets)
+
+    def draw(self, images_BCHW: Tensor) -> np.ndarray:
+        """Draw what the model makes of up to `num_drawn` images, uint8 as they are loaded: uint8 (H, W, 3)."""
+        raise NotImplementedError
+
+    def begin_with(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Take what `auxiliary` can use of the weights from which a run starts; returns the names, [] for nothing."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the model, tensors and texts; {} for nothing."""

@@ -13,7 +13,7 @@ from swin.errors import CheckpointError, ConfigError
 from swin.library_optim import GROUP_COUNTERS, is_of_library, make_library_optimizer
 from swin.muon import Muon
 
-NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "cpb_mlp", "logit_scale")
+NO_DECAY_NAMES = ("relative_position_bias_table", "absolute_pos_embed", "cpb_mlp", "logit_scale", "mask_token")
 _THREE_IN_ONE = ("qkv.weight", "qkv.lora_B.default.weight")  # matrices of queries, keys and values, by their rows
 _NO_MATRICES = ("head.",)  # each row is a class by itself, which orthogonal updates would mix up
 

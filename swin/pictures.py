@@ -19,8 +19,10 @@ def draw_batch(images_BCHW: torch.Tensor, targets: torch.Tensor, classes: Sequen
     Args:
         images_BCHW: On a scale of 0 to 1.
         targets: Fractions of the classes (B, K), or labels (B,).
-        classes: Their names.
+        classes: Their names; none where images have no labels.
     """
+    if not classes:
+        targets = torch.zeros(len(images_BCHW), 0)
     targets_BK = targets if targets.ndim == 2 else one_hot(targets, len(classes)).float()
     count, height = len(images_BCHW), _CELL_PX + _TEXT_PX
     rows = -(-count // _COLUMNS)

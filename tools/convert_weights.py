@@ -27,7 +27,7 @@ from swin.variants import find_variant
 from swin.weights import Weights, model_arguments, read_weights
 from swin.weights.buffers import DERIVED_BUFFERS
 from swin.weights.files import CLASSES as IN_METADATA
-from swin.weights.formats import FORMATS, file_name, from_native
+from swin.weights.formats import FORMATS, file_name, from_native, without_reconstruction
 from swin.weights.shapes import windows_of
 from swin.weights.source import strip_prefixes
 
@@ -38,6 +38,8 @@ _TOLERANCE = 1e-4
 
 def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | None = None) -> str:
     """Write weights in another format, and compare both programs' logits on one image.
+
+    Of a pre-training by SimMIM the encoder is converted.
 
     Args:
         to: one of `FORMATS`.
@@ -50,6 +52,8 @@ def convert(source: Weights, to: str, output: Path, img_size: tuple[int, int] | 
     Raises:
         CheckpointError: the weights are not convertible, or the file cannot be written.
     """
+    tensors, original = map(without_reconstruction, (source.tensors, source.original))
+    source = replace(source, tensors=tensors, original=original)
     family, arguments = model_arguments(source.tensors, source.windows)
     size = img_size or (arguments["img_size"],) * 2
     if arguments["ape"] and to in ("timm", "torchvision"):

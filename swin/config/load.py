@@ -18,13 +18,24 @@ from swin.variants import find_variant
 
 _SIZES = ("MODEL.NAME", "DATA.IMG_SIZE", "WINDOW_SIZE", "PRETRAINED_WINDOW_SIZES")  # what is not the architecture
 
+# Source: the official repository's data_simmim_pt.py.
+_OF_SIMMIM = {
+    "AUG.SCALE": [0.67, 1.0],
+    "AUG.AUTO_AUGMENT": "none",
+    "AUG.COLOR_JITTER": 0.0,
+    "AUG.REPROB": 0.0,
+    "AUG.MIXUP": 0.0,
+    "AUG.CUTMIX": 0.0,
+}
+
 
 def load_config(
     path: str | os.PathLike[str] | None = None, opts: Sequence[Any] = (), overrides: Mapping[str, Any] | None = None
 ) -> Config:
     """Resolve a configuration: the defaults, then the file after its BASE files, then `opts`, then `overrides`.
 
-    What MODEL.VARIANT stands for lies just above the defaults, wherever it is given.
+    What MODEL.VARIANT stands for lies just above the defaults, wherever it is given; what TRAIN.LOSS simmim does, just
+    below the file, or the options, that give it.
 
     Args:
         path: YAML file, or the bare name of a recipe that comes with this package; None for the defaults alone.
@@ -76,8 +87,8 @@ def _resolve(entries: Iterable[Entry], problems: Problems, *, warnings: Sequence
     refused: set[str] = set()
     entries = list(entries)
     of_variant = _read_variant(entries, problems)
-    warnings = [*warnings, *_compare_with_variant(entries, of_variant, problems)]
-    for name, value, where in of_variant + entries:
+    warnings = [*warnings, *_compare_with_variant(entries, of_variant, problems), *_doubt_labels(entries)]
+    for name, value, where in of_variant + _with_loss(entries):
         if name not in KEYS:
             # Looking for names that are near takes a while, and readable_lines shows only so many.
             problems.add(f"{where}: {explain_unknown(name) if len(problems.lines) < MAX_LINES else name}")
@@ -112,6 +123,25 @@ def _read_variant(entries: Sequence[Entry], problems: Problems) -> list[Entry]:
     values = {"MODEL.NAME": last.value, "DATA.IMG_SIZE": variant.img_size, "MODEL.TYPE": variant.family}
     values |= {f"MODEL.{GROUP_OF_TYPE[variant.family]}.{name.upper()}": value for name, value in variant.shape.items()}
     return [Entry(key, value, f"MODEL.VARIANT {last.value}") for key, value in values.items()]
+
+
+def _with_loss(entries: Sequence[Entry]) -> list[Entry]:
+    """Add what the TRAIN.LOSS that was given last stands for: a pre-training predicts images as they are."""
+    places = [place for place, entry in enumerate(entries) if entry.key == "TRAIN.LOSS"]
+    if not places or str(entries[places[-1]].value).lower() != "simmim":
+        return list(entries)
+    file = _file_of(entries[places[-1]])
+    first = next(place for place, entry in enumerate(entries) if _file_of(entry) == file)
+    return [*entries[:first], *(Entry(*item, "TRAIN.LOSS simmim") for item in _OF_SIMMIM.items()), *entries[first:]]
+
+
+def _doubt_labels(entries: Iterable[Entry]) -> list[str]:
+    """Doubt that a file of the official pre-training, which no key tells apart there, is to train with labels."""
+    named = {entry.key: entry.where for entry in entries}
+    given = [key for key in named if key in ("DATA.MASK_RATIO", "DATA.MASK_PATCH_SIZE") or "NORM_TARGET" in key]
+    if "TRAIN.LOSS" in named or not given:
+        return []
+    return [f"{named[given[0]]}: {given[0]} is of a pre-training without labels: for one, --opts TRAIN.LOSS simmim"]
 
 
 def _compare_with_variant(entries: Sequence[Entry], of_variant: Sequence[Entry], problems: Problems) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from swin.config.keys import KEYS
 from swin.config.memory import least_bytes, model_group, size_keys
 from swin.config.messages import show_value
+from swin.config.method_rules import errors_of_a_teacher, errors_of_pretraining, errors_of_several_labels, sides_of
 
 # A terabyte: more than any device has, and than a batch of 128 images of 3,072 px takes in the largest published model.
 _MAX_BYTES = 10**12
@@ -78,16 +79,16 @@ def _errors_of_the_sizes(v: Mapping[str, Any]) -> Iterator[str]:
             f"{key}: expected pairs [share, size], as [[0.5, 112], [0.25, 160]], whose shares of the run are above 0 "
             "and add up to 1 at most; the rest is at DATA.IMG_SIZE"
         )
-    full, sizes = math.prod(_both(v["DATA.IMG_SIZE"])), [size for _, size in phases]
+    full, sizes = math.prod(sides_of(v["DATA.IMG_SIZE"])), [size for _, size in phases]
     for size in sizes:
         if isinstance(size, list) and len(size) != 2:
             yield f"{key}: expected a size in pixels or [height, width], not {show_value(size)}"
-        elif min(_both(size)) < v[of_patch]:
+        elif min(sides_of(size)) < v[of_patch]:
             yield f"{key}: {show_value(size)} is smaller than one patch ({{{of_patch}}}): use larger images"
-        elif math.prod(_both(size)) > full:
+        elif math.prod(sides_of(size)) > full:
             yield f"{key}: {show_value(size)} has more pixels than {{DATA.IMG_SIZE}}, at which the run ends: raise that"
         else:
-            growth = full / math.prod(_both(size))
+            growth = full / math.prod(sides_of(size))
             changed = {"DATA.IMG_SIZE": size, "DATA.BATCH_SIZE": v["DATA.BATCH_SIZE"] * growth}
             num_bytes, what, _ = max(least_bytes({**v, **changed}))
             if num_bytes > _MAX_BYTES:
@@ -165,48 +166,6 @@ def _errors_of_the_optimizer(v: Mapping[str, Any]) -> Iterator[str]:
         yield "{TRAIN.OPTIMIZER.BETAS}: expected a first value above 0 with {TRAIN.OPTIMIZER.NAME}, as 0.9"
 
 
-def _errors_of_several_labels(v: Mapping[str, Any]) -> Iterator[str]:
-    if not v["DATA.MULTI_LABEL"]:
-        return
-    if v["TRAIN.LOSS"] == "ce":
-        yield (
-            "{TRAIN.LOSS} takes each image to have one label, but {DATA.MULTI_LABEL}: set TRAIN.LOSS to bce (binary "
-            "cross-entropy of each class) or asl (asymmetric loss, for many classes of which an image has few)"
-        )
-    if v["TRAIN.CLASS_WEIGHTS"] == "balanced":
-        yield (
-            "{TRAIN.CLASS_WEIGHTS} weighs an image by its class, and has none to go by with {DATA.MULTI_LABEL}: set it "
-            "to none; TRAIN.LOSS asl makes up for classes that few images have"
-        )
-    if v["DATA.SAMPLER"] == "balanced":
-        yield (
-            "{DATA.SAMPLER} draws an image for its class, which also draws its other labels with {DATA.MULTI_LABEL}: "
-            "set it to shuffle; TRAIN.LOSS asl makes up for classes that few images have"
-        )
-
-
-def _errors_of_a_teacher(v: Mapping[str, Any]) -> Iterator[str]:
-    teacher, cache = "{TRAIN.DISTILL.TEACHER}", "{TRAIN.DISTILL.CACHE}"
-    if not v["TRAIN.DISTILL.TEACHER"]:
-        return
-    if v["DATA.MULTI_LABEL"]:
-        yield f"{teacher} is for images with one label each, but {{DATA.MULTI_LABEL}}: leave the teacher out"
-    elif v["TRAIN.LOSS"] != "ce":
-        yield f"{teacher} compares softmax probabilities, which {{TRAIN.LOSS}} does not train: set TRAIN.LOSS to ce"
-    if not v["TRAIN.DISTILL.ALPHA"] and not v["TRAIN.DISTILL.FEATURES"]:
-        yield f"{teacher} teaches nothing with {{TRAIN.DISTILL.ALPHA}} and {{TRAIN.DISTILL.FEATURES}}: raise one"
-    if not v["TRAIN.DISTILL.CACHE"]:
-        return
-    if v["TRAIN.DISTILL.FEATURES"]:
-        yield f"{cache} keeps logits alone, and {{TRAIN.DISTILL.FEATURES}} asks for feature maps: set that to 0"
-    for key in ("AUG.MIXUP", "AUG.CUTMIX", "AUG.CUTMIX_MINMAX"):
-        if v[key]:
-            off = "null" if key == "AUG.CUTMIX_MINMAX" else "0"
-            yield f"{cache} keeps what is said to whole images, and {{{key}}} mixes them: set {key} to {off}"
-    if v["DATA.ON_ERROR"] == "skip":
-        yield f"{cache} needs all images, and {{DATA.ON_ERROR}} leaves unreadable ones out: set it to raise"
-
-
 def _is_padded(v: Mapping[str, Any], side: int) -> bool:
     """Whether images of a side in pixels are cut, or make a grid in some stage that has to be padded."""
     group = model_group(v)
@@ -258,10 +217,6 @@ def _sides(v: Mapping[str, Any]) -> list[int]:
     return [size] if isinstance(size, int) else size
 
 
-def _both(size: int | list[int]) -> list[int]:
-    return [size, size] if isinstance(size, int) else size
-
-
 def _around(side: int, unit: int) -> str:
     below = side // unit * unit
     if below == side:
@@ -275,6 +230,7 @@ ERRORS = (
     _errors_of_the_sizes,
     _errors_of_the_training,
     _errors_of_the_optimizer,
-    _errors_of_several_labels,
-    _errors_of_a_teacher,
+    errors_of_pretraining,
+    errors_of_several_labels,
+    errors_of_a_teacher,
 )

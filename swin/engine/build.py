@@ -64,8 +64,8 @@ class Job:
         return data
 
     def make_model(self, classes: Sequence[str] | None) -> Backbone:
-        """Make the config's model on this process's device; without classes it has MODEL.NUM_CLASSES outputs."""
-        model = build_model(self.cfg, len(classes) if classes else self.cfg.MODEL.NUM_CLASSES)
+        """Make the config's model on this process's device; where classes are not known, with MODEL.NUM_CLASSES."""
+        model = build_model(self.cfg, self.cfg.MODEL.NUM_CLASSES if classes is None else len(classes))
         model.classes = list(classes) if classes else None
         self.logger.info(describe_model(self.cfg, model))
         return model.to(self.dist.device)

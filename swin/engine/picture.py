@@ -1,21 +1,39 @@
-"""A picture of the first images that a run trains on."""
+"""Pictures of a run: of the first images that it trains on, and of what its model makes of some."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from swin.batches import Batch
-from swin.engine.trainer import Trainer
 from swin.images import encode
 from swin.pictures import draw_batch
+from swin.preprocess import EvalResize
 from swin.records import write_atomically
 
+if TYPE_CHECKING:
+    from swin.engine.trainer import Trainer
+
+RECONSTRUCTION = "reconstruction.png"
 _MAX_IMAGES = 16
 
 
-def draw_first_batch(trainer: Trainer) -> None:
+def draw_objective(trainer: "Trainer") -> None:
+    """Have what the model makes of the first training images drawn and shown by the trackers, where there is a way."""
+    view, objective, cfg = trainer.data.view, trainer.state.objective, trainer.cfg
+    if view is None or not objective.num_drawn:
+        return
+    resize = EvalResize(img_size=cfg.DATA.IMG_SIZE, crop=True, interpolation=cfg.DATA.INTERPOLATION)
+    count = min(objective.num_drawn * trainer.dist.world_size, trainer.batches.num_samples)  # of which these are a part
+    images = next(iter(view(resize, range(count)))).images[: objective.num_drawn]
+    picture = objective.draw(images)
+    write_atomically(trainer.folder.path / RECONSTRUCTION, encode(Image.fromarray(picture), "PNG"))
+    trainer.logger.image("train/reconstruction", picture, trainer.progress.samples)
+
+
+def draw_first_batch(trainer: "Trainer") -> None:
     """Have the first micro-batch of this process drawn as batch.png, and shown by the trackers, when training has it.
 
     It is looked at in passing: nothing is loaded or drawn at random for it.

@@ -20,12 +20,8 @@ def describe_plan(trainer: Trainer) -> str:
         scaled += f", x {cfg.TRAIN.LAYER_DECAY:g} for each block below the head"
     if trainer.rollbacks:
         scaled += f", now x {trainer.lr_factor:g} after {trainer.rollbacks} returns (TRAIN.ROLLBACK)"
-    num_val = trainer.data.val.num_samples if trainer.data.val else 0
-    test = f", {trainer.data.test.num_samples} for a test at the end" if trainer.data.test else ""
     return (
-        f"data {cfg.DATA.DATASET}: {progress.num_samples} training and {num_val} validation images{test}, "
-        f"{len(trainer.data.classes)} classes\n"
-        f"{describe_classes(trainer.data.classes, trainer.data.class_counts, trainer.data.val_counts)}\n"
+        f"{_describe_data(trainer)}\n"
         f"batch: {cfg.DATA.BATCH_SIZE} per process x {dist.world_size} processes x "
         f"{cfg.TRAIN.ACCUMULATION_STEPS} accumulation = {trainer.total_batch} per update\n"
         f"{describe_steps(trainer)}\n"
@@ -33,6 +29,27 @@ def describe_plan(trainer: Trainer) -> str:
         f"last {rates[-1]:.3e}\n"
         f"precision {trainer.state.precision.name} on {dist.device}, world size {dist.world_size}"
     )
+
+
+def _describe_data(trainer: Trainer) -> str:
+    cfg, data, num_train = trainer.cfg, trainer.data, trainer.progress.num_samples
+    if not data.classes:
+        cell, (height, width) = cfg.DATA.MASK_PATCH_SIZE, trainer.state.model.img_size
+        return (
+            f"data {cfg.DATA.DATASET}: {num_train} images without labels, of which {cfg.DATA.MASK_RATIO:.0%} of the "
+            f"{height // cell} x {width // cell} cells of {cell} px are masked"
+        )
+    num_val = data.val.num_samples if data.val else 0
+    test = f", {data.test.num_samples} for a test at the end" if data.test else ""
+    return (
+        f"data {cfg.DATA.DATASET}: {num_train} training and {num_val} validation images{test}, "
+        f"{len(data.classes)} classes\n{describe_classes(data.classes, data.class_counts, data.val_counts)}"
+    )
+
+
+def describe_done(trainer: Trainer) -> str:
+    """Say what the evaluations of a run came to, or that there were none."""
+    return str(trainer.best) if trainer.data.val else "pre-trained without labels, fine-tune with --pretrained"
 
 
 def describe_steps(trainer: Trainer) -> str:

@@ -21,7 +21,7 @@ from swin.engine.checkpoint import BEST
 from swin.engine.command import record_end
 from swin.engine.evaluate import describe_data, evaluate
 from swin.engine.picture import draw_first_batch
-from swin.engine.plan import describe_early, describe_end, describe_plan, describe_time, find_doubts
+from swin.engine.plan import describe_done, describe_early, describe_end, describe_plan, describe_time, find_doubts
 from swin.engine.resume import changed_settings, check_classes, find_checkpoint, read_agreed
 from swin.engine.step import train_step
 from swin.engine.throughput import SUMMARY, measure_throughput, peak_bytes, summarize
@@ -130,9 +130,12 @@ def make_trainer(job: Job) -> Trainer:
     found = find_checkpoint(job)
     data = job.make_data()
     model = job.make_model(data.classes)
-    if found is None and cfg.MODEL.PRETRAINED:
-        logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, cfg.MODEL.PRETRAINED)}")
+    weights = read_weights(cfg.MODEL.PRETRAINED) if found is None and cfg.MODEL.PRETRAINED else None
+    if weights is not None:
+        logger.info(f"starting from {cfg.MODEL.PRETRAINED} (--pretrained): {load_weights(model, weights)}")
     trainer = Trainer(job, model, data)
+    if weights is not None and (taken := trainer.state.objective.begin_with(weights.tensors)):
+        logger.info(f"taken from the same file: {', '.join(taken)}")
     if cfg.TRAIN.FREEZE or cfg.MODEL.LORA.RANK:
         logger.info(describe_frozen(model, "MODEL.LORA" if cfg.MODEL.LORA.RANK else "TRAIN.FREEZE"))
     if found is not None:
@@ -193,7 +196,8 @@ def run_training(
             trainer.run()
             job.logger.hparams(flatten(config_to_dict(job.cfg)), done=True)
             early = f", early: {describe_early(trainer)}" if trainer.best.is_over else ""
-            done = f"done{early}: {trainer.best}{describe_time(trainer)}, checkpoints in {folder.path / 'checkpoints'}"
+            where = folder.path / "checkpoints"
+            done = f"done{early}: {describe_done(trainer)}{describe_time(trainer)}, checkpoints in {where}"
         evaluate_test(job, trainer, has_trained=not was_done)
         job.logger.info(done)
         if is_main:

@@ -1,4 +1,4 @@
-"""From a config to the teacher of a run, and to its logits of all training images where they are kept."""
+"""From a config to what a run minimises: its loss, a teacher with its logits of all training images, or pixels."""
 
 import shutil
 from dataclasses import replace
@@ -19,6 +19,7 @@ from swin.losses import build_loss
 from swin.models import Backbone, count_parameters
 from swin.objective import Objective
 from swin.records import make_folder, temporary_path, writing
+from swin.simmim import SimMIM
 from swin.weights.digest import digest
 
 _NUM_COMPARED = 64  # images of which a kept table knows the pixels
@@ -26,12 +27,16 @@ _VALUES_AT_ONCE = 1 << 26  # logits that the teacher is asked for before they ar
 
 
 def build_objective(job: Job, model: Backbone, data: Data) -> Objective:
-    """Build what the config has a model minimise, with the teacher on this process's device.
+    """Build what the config has a model minimise, on this process's device.
 
     Raises:
         ConfigError, CheckpointError, DataError: the teacher, or an image that it is to see, cannot be used.
     """
     cfg, how, device = job.cfg, job.cfg.TRAIN.DISTILL, job.dist.device
+    if cfg.TRAIN.LOSS == "simmim":
+        norm = cfg.MODEL.SIMMIM.NORM_TARGET
+        options = {"cell": cfg.DATA.MASK_PATCH_SIZE, "ratio": cfg.DATA.MASK_RATIO}
+        return SimMIM(model, data, **options, norm_side=norm.PATCH_SIZE if norm.ENABLE else None)
     loss = build_loss(cfg, data.class_counts)
     if not how.TEACHER:
         return Objective(loss)

@@ -14,6 +14,7 @@ from swin.engine.best import begin_best
 from swin.engine.build import Job, build_state
 from swin.engine.checkpoint import BEST, LAST, CheckpointWriter
 from swin.engine.evaluate import describe_data, evaluate, keep_table
+from swin.engine.picture import draw_objective
 from swin.engine.progress import Progress, Stopwatch, lay_out
 from swin.engine.resume import known_length, read_agreed
 from swin.engine.step import StepTotals, train_step
@@ -272,6 +273,8 @@ class Trainer:
         else:
             self._save_if_due()
         self._evaluate_if_due()
+        if self._is_turn(self.cfg.EVAL_FREQ) and self.dist.is_main:
+            draw_objective(self)
 
     def _is_turn(self, every: int) -> bool:
         return self.progress.is_over or (self.progress.position == 0 and self.progress.epoch % every == 0)

@@ -123,9 +123,19 @@ class Backbone(nn.Module):
         """Logits (B, num_classes) of what `forward_features` gave."""
         return self.head(features.mean(dim=(1, 2)))
 
-    def forward_features(self, images: Tensor, drop_paths: Tensor | None = None) -> Tensor:
-        """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches."""
-        x = self._embed(images)
+    def forward_features(
+        self,
+        images: Tensor,
+        drop_paths: Tensor | None = None,
+        replace: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Normalised tokens of the last stage: (B, H/8, W/8, 8C) for the usual four stages on H x W patches.
+
+        Args:
+            images: as for `forward`, like `drop_paths`.
+            replace: what is done to the embedded patches (B, H, W, C) before they get their positions.
+        """
+        x = self._embed(images, replace)
         first = 0
         for stage in self.stages():
             last = first + len(stage.blocks)
@@ -156,8 +166,9 @@ class Backbone(nn.Module):
         for index, stage in enumerate(self.stages()):
             stage.use_checkpoint = stages if isinstance(stages, bool) else index in stages
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def _embed(self, images: Tensor, replace: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         x = self.patch_embed(images)  # (B, H, W, C)
+        x = x if replace is None else replace(x)
         if self.absolute_pos_embed is not None:
             position = self.absolute_pos_embed.view(1, *self.grid_size, -1)
             if x.shape[1:3] != position.shape[1:3]:

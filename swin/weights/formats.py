@@ -15,9 +15,11 @@ from swin.weights.buffers import DERIVED_BUFFERS, make_buffers
 from swin.weights.layouts import count_stages, find_family, join_bias, join_qkv, merged_channels, split_bias, split_qkv
 
 FORMATS = ("official", "timm", "torchvision", "mmpretrain", "transformers")
+_OF_PRETRAINING = re.compile(r"(^|\.)(mask_token|decoder\.0\.(weight|bias))$")  # in every format
 
 # Names inside a block, native and foreign, in the order in which they are looked for both ways.
 _INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
+    "official": ((".attn.cpb_mlp.", ".attn.rpe_mlp."),),  # the released files of SimMIM's Swin V2, which are only read
     "torchvision": ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3.")),
     "mmpretrain": ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1.")),
     "transformers": (
@@ -55,13 +57,13 @@ def _beginnings(format_name: str, num_stages: int, family: str) -> dict[str, str
         merging = {f"layers.{i}.downsample": f"features.{2 * i + 2}" for i in stages}
         return {"patch_embed.proj": "features.0.0", "patch_embed.norm": "features.0.2", **blocks, **merging}
     if format_name == "mmpretrain":
-        ends = {"norm": f"norm{num_stages - 1}", "head": "head.fc"}
+        ends = {"norm": f"norm{num_stages - 1}", "head": "head.fc", "decoder": "neck.decoder"}
         # Downsampling ends a stage of V1, and begins the next one of V2.
         merging = {f"layers.{i}.downsample": f"stages.{i + 1}.downsample" for i in stages if family == "swinv2"}
         return {"patch_embed.proj": "patch_embed.projection", "layers": "stages", **merging, **ends}
     if format_name == "transformers":
         embeddings = {"patch_embed.proj": "patch_embeddings.projection", "patch_embed.norm": "norm"}
-        embeddings["absolute_pos_embed"] = "position_embeddings"
+        embeddings |= {"absolute_pos_embed": "position_embeddings", "mask_token": "mask_token"}
         begun = {native: f"embeddings.{foreign}" for native, foreign in embeddings.items()}
         return {**begun, "layers": "encoder.layers", "norm": "layernorm", "head": "classifier"}
     return {}
@@ -144,11 +146,16 @@ def from_native(
         weights = join_bias(weights)
     before = (_BEFORE_V2 if family == "swinv2" else _BEFORE).get(format_name, "")
     for name, value in {**weights, **buffers}.items():
-        theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()))
+        theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()) if format_name != "official" else ())
         theirs = theirs if name.startswith("head.") else before + theirs
         is_reordered = format_name == "mmpretrain" and is_merged(name, family)
         foreign[theirs] = merged_channels(value, to_native=False) if is_reordered else value
     return foreign
+
+
+def without_reconstruction(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what SimMIM's pre-training adds to a model, whatever the format."""
+    return {name: value for name, value in tensors.items() if not _OF_PRETRAINING.search(name)}
 
 
 def is_merged(name: str, family: str) -> bool:

@@ -180,12 +180,13 @@ def _fit_body(model: Backbone, source: Weights, report: LoadReport, min_matched:
     own = model.state_dict()
     fitted: dict[str, Tensor] = {}
     changes: Counter[str] = Counter()
+    is_of_simmim = "mask_token" in source.tensors
     for name in [name for name in own if name in source.tensors and name not in _HEAD]:
         value = source.tensors[name]
         if value.shape == own[name].shape:
             fitted[name] = value
             report.loaded.append(name)
-        elif resized := resize_to(name, value, own[name].shape, model.grid_size):
+        elif resized := resize_to(name, value, own[name].shape, model.grid_size, is_of_simmim=is_of_simmim):
             fitted[name], words = resized
             report.resized.append(name)
             changes[f"{name.rpartition('attn.')[2]}: {words}"] += 1

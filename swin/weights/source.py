@@ -92,7 +92,8 @@ def read_weights(
         about = read_folder(source.parent)
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     content = _mapping(source if isinstance(source, Mapping) else read_weight_file(source))
-    plain = _unwrap(content)
+    # Of a run of this program that pre-trains, also what it adds to the model, as official files have it.
+    plain = _unwrap(content) | _unwrap(_mapping(_mapping(content.get("objective")).get("reconstruction")))
     averaged = next((found for key in _AVERAGES if (found := _unwrap(_mapping(content.get(key))))), {})
     is_averaged = bool(averaged) and (prefer_ema or not plain)
     # Averages may cover the parameters alone.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import statistics
@@ -103,13 +104,13 @@ GREY1 = {"mean": "[0.305]", "std": "[0.376]", "channels": 1}
 
 
 def train(folder: Path, config: Path, tag: str, *arguments: str) -> tuple[Path, float]:
-    """Train with main.py; returns the run's folder and its last accuracy in percent."""
+    """Train with main.py; returns the run's folder and its last accuracy in percent, NaN where it has none."""
     command = [sys.executable, str(ROOT / "main.py"), "--cfg", str(config), "--output", str(folder / "out")]
     done = subprocess.run([*command, "--tag", tag, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     run = folder / "out" / "small" / tag
     rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return run, [row["acc1"] for row in rows if row["kind"] == "eval"][-1]
+    return run, [math.nan, *(row["acc1"] for row in rows if row["kind"] == "eval")][-1]
 
 
 @pytest.mark.slow
@@ -171,3 +172,35 @@ def test_clothes_that_two_label_sets_share_are_known_before_any_training(fashion
     assert "head: 4 of 7 rows mapped by class name" in (run / "log.txt").read_text()
     print(f"accuracy on 4 shared classes of 7 before training: {accuracy:.1f}% of 800 images (chance 14.3%)")
     assert accuracy > 60
+
+
+@pytest.mark.slow
+def test_pretraining_without_labels_helps_where_labels_are_few(fashion_zip, tmp_path):
+    """60,000 images of Fashion-MNIST once without labels; then 20 labelled ones a class, against a start at random."""
+    muon = ["TRAIN.OPTIMIZER.NAME", "muon", "TRAIN.BASE_LR", "1e-2", "TRAIN.MIN_LR", "1e-5"]
+    source = tmp_path / "source.yaml"
+    data = "DATASET: imagenet, ZIP_MODE: True, CACHE_MODE: full, MASK_PATCH_SIZE: 8"
+    grey = {**GREY1, "mean": "[0.286]", "std": "[0.353]"}
+    source.write_text(SMALL_SWIN.format(batch=128, size=32, window=8, epochs=1, data=data, **grey))
+    warm = ["TRAIN.WARMUP_EPOCHS", "0.1"]
+    flags = ["--data-path", str(fashion_zip), "--opts", "TRAIN.LOSS", "simmim", *muon, *warm]
+    run, _ = train(tmp_path, source, "source", *flags)
+    losses = [row["loss"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+
+    names = {name: name for name in FASHION}
+    extract(fashion_zip / "train.zip", tmp_path / "few" / "train", names, 20)
+    extract(fashion_zip / "val.zip", tmp_path / "few" / "val", names, 200)
+    target = tmp_path / "target.yaml"
+    target.write_text(SMALL_SWIN.format(batch=20, size=32, window=8, epochs=10, data="DATASET: imagenet", **grey))
+    few = ["--data-path", str(tmp_path / "few")]
+    accuracies: dict[str, list[float]] = {"scratch": [], "pretrained": []}
+    for seed in ("0", "1", "2"):
+        for start, flags in (("scratch", []), ("pretrained", ["--pretrained", str(run)])):
+            options = ["--opts", "SEED", seed, "TRAIN.WARMUP_EPOCHS", "1", *muon]
+            _, accuracy = train(tmp_path, target, f"{start}{seed}", *few, *flags, *options)
+            accuracies[start].append(accuracy)
+    means = {start: statistics.mean(values) for start, values in accuracies.items()}
+    spreads = {start: statistics.stdev(values) for start, values in accuracies.items()}
+    print(f"loss without labels {losses[0]:.3f} to {losses[-1]:.3f}; 10 epochs of 200 images, mean and deviation:")
+    print({start: f"{means[start]:.2f} +- {spreads[start]:.2f}" for start in means}, accuracies)
+    assert min(accuracies["pretrained"]) > max(accuracies["scratch"])

@@ -117,6 +117,19 @@ def test_unreadable_images_are_counted_once_over_all_processes(runner, shapes, t
         assert {row["unreadable"] for row in runner.rows("run", "train")} >= {2}
 
 
+@pytest.mark.parametrize("name", ["003.png", "*.png"])
+def test_a_run_that_fails_ends_its_workers_at_once(runner, shapes, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1000")  # how long workers take to follow a SIGTERM
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    for path in (broken / "train").glob(f"*/{name}"):
+        path.write_bytes(b"no image")
+    process = runner.start("run", "--data-path", str(broken), "--opts", "DATA.NUM_WORKERS", "2")
+    status, output = runner.finish(process)
+    assert status == 2, output
+    assert "Alarm clock" not in output
+
+
 def test_the_content_of_a_resumed_checkpoint_is_not_kept(runner, monkeypatch):
     import weakref
 

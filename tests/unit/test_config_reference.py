@@ -46,7 +46,7 @@ def test_help_on_a_group_is_that_of_its_keys(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        ("TRAIN.LOSS", "one of ce, bce, asl"),
+        ("TRAIN.LOSS", "one of ce, bce, asl, simmim"),
         ("DEVICE", "auto, cpu, mps, cuda or cuda:N, as in cuda:0"),
         ("AMP_ENABLE", "True or False"),
         (

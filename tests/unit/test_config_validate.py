@@ -37,7 +37,7 @@ def test_every_number_that_has_an_effect_has_a_range() -> None:
 
 def test_keys_of_families_that_are_not_trained_are_accepted() -> None:
     accepted = {name for name, key in KEYS.items() if not key.has_effect}
-    groups = ("MODEL.SWIN_MOE.", "MODEL.SIMMIM.", "DATA.MASK_", "TRAIN.MOE.")
+    groups = ("MODEL.SWIN_MOE.", "TRAIN.MOE.")
     assert accepted == {name for name in KEYS if name.startswith(groups)}
     assert all(any(name.startswith(group) for name in accepted) for group in groups)
     assert KEYS["MODEL.SWIN_MOE.EMBED_DIM"].between == "", "only the types of their values are checked"
@@ -267,8 +267,18 @@ def test_deprecated_keys_are_accepted_and_warn() -> None:
 
 
 def test_keys_of_other_methods_warn_when_changed() -> None:
-    (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, DATA__MASK_RATIO=0.6, MODEL__SWIN_MOE__EMBED_DIM=96)
+    (line,) = warnings(TRAIN__MOE__SAVE_MASTER=True, MODEL__SWIN_MOE__EMBED_DIM=96)
     assert line.startswith("TRAIN.MOE.SAVE_MASTER = True (command line) has no effect")
+
+
+@pytest.mark.parametrize(
+    "given", [{"DATA__MASK_RATIO": 0.6}, {"DATA__MASK_PATCH_SIZE": 4}, {"MODEL__SIMMIM__NORM_TARGET__ENABLE": True}]
+)
+def test_keys_of_a_pretraining_without_its_loss_are_doubted(given) -> None:
+    (line,) = warnings(**given)
+    key = next(iter(given)).replace("__", ".")
+    assert line == f"command line: {key} is of a pre-training without labels: for one, --opts TRAIN.LOSS simmim"
+    assert warnings(**given, TRAIN__LOSS="ce") == ()
 
 
 def test_keys_of_another_family_warn_when_changed() -> None:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.build import build_resized_transforms
 from data.samplers import plan_epoch, update_rows
+from data.transforms import build_resized_transforms
 from swin.config import load_config
 from swin.create import build_model
 from swin.engine.progress import Progress

@@ -296,3 +296,56 @@ def test_official_files_load_unchanged_and_say_what_ours_say(name: str, tmp_path
     assert [official.MODEL[key] for key in keys] == [own.MODEL[key] for key in keys]
     assert (official.AUG, official.TEST) == (own.AUG, own.TEST)
     assert official.DATA.DATASET == own.DATA.DATASET
+
+
+# What its configs/simmim/*.yaml say, apart from the architecture: family, window, pixels, drop path, and their own.
+SIMMIM: dict[str, tuple[str, int, int, float, str]] = {
+    "simmim_pretrain__swin_base__img192_window6__800ep": ("swin", 6, 192, 0.0, ""),
+    "simmim_pretrain__swinv2_base__img192_window12__800ep": ("swinv2", 12, 192, 0.1, ""),
+    "simmim_finetune__swin_base__img224_window7__800ep": ("swin", 7, 224, 0.1, "LAYER_DECAY: 0.8"),
+    "simmim_finetune__swinv2_base__img224_window14__800ep": ("swinv2", 14, 224, 0.1, "LAYER_DECAY: 0.75"),
+}
+SIMMIM_TRAIN = {
+    "pretrain": """{EPOCHS: 800, WARMUP_EPOCHS: 10, BASE_LR: 1e-4, WARMUP_LR: 5e-7, WEIGHT_DECAY: 0.05,
+         LR_SCHEDULER: {NAME: 'multistep', GAMMA: 0.1, MULTISTEPS: [700,]}}""",
+    "finetune": """{EPOCHS: 100, WARMUP_EPOCHS: 20, BASE_LR: 1.25e-3, WARMUP_LR: 2.5e-7, MIN_LR: 2.5e-7,
+         WEIGHT_DECAY: 0.05, %s}""",
+}
+
+
+@pytest.mark.parametrize("name", SIMMIM)
+def test_official_files_of_simmim_load_unchanged_and_say_what_ours_say(name: str, tmp_path: Path) -> None:
+    family, window, pixels, drop_path, of_training = SIMMIM[name]
+    method = name.split("__")[0].removeprefix("simmim_")
+    more = ", PRETRAINED_WINDOW_SIZES: [ 12, 12, 12, 6 ]" if (method, family) == ("finetune", "swinv2") else ""
+    norm = (
+        ", SIMMIM: {NORM_TARGET: {ENABLE: True, PATCH_SIZE: 47}}" if (method, family) == ("pretrain", "swinv2") else ""
+    )
+    train = SIMMIM_TRAIN[method] % of_training if of_training else SIMMIM_TRAIN[method]
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(
+        f"""
+MODEL: {{TYPE: {family}, NAME: {name}, DROP_PATH_RATE: {drop_path}{norm}, {family.upper()}: {{EMBED_DIM: 128,
+    DEPTHS: [ 2, 2, 18, 2 ], NUM_HEADS: [ 4, 8, 16, 32 ], WINDOW_SIZE: {window}{more}}}}}
+DATA: {{IMG_SIZE: {pixels}{", MASK_PATCH_SIZE: 32, MASK_RATIO: 0.6" if method == "pretrain" else ""}}}
+TRAIN: {train}
+PRINT_FREQ: 100
+SAVE_FREQ: 5
+TAG: {name}
+"""
+    )
+    official = load_config(path, ["TRAIN.LOSS", "simmim"] if method == "pretrain" else [])
+    assert official.warnings == ()
+    own = load(f"simmim_{family}_base" + ("_finetune" if method == "finetune" else ""))
+    assert (architecture(official), training(official)) == (architecture(own), training(own))
+    assert official.architecture == own.architecture
+    assert (name, own.MODEL.DROP_PATH_RATE) == (official.MODEL.NAME, official.MODEL.DROP_PATH_RATE)
+    assert name == own.MODEL.NAME
+    keys = ("LOSS", "LAYER_DECAY", "CLIP_GRAD", "LR_SCHEDULER", "OPTIMIZER", "LR_REFERENCE_BATCH")
+    assert [official.TRAIN[key] for key in keys] == [own.TRAIN[key] for key in keys]
+    assert (official.AUG, official.TEST, official.MODEL.SIMMIM) == (own.AUG, own.TEST, own.MODEL.SIMMIM)
+    keys = ("DATASET", "INTERPOLATION", "MASK_PATCH_SIZE", "MASK_RATIO", "BATCH_SIZE")
+    assert [official.DATA[key] for key in keys] == [own.DATA[key] for key in keys]
+    if method == "pretrain":
+        [warning] = load_config(path).warnings
+        assert "for one, --opts TRAIN.LOSS simmim" in warning

@@ -53,11 +53,14 @@ def curves(runs: Mapping[str, Sequence[Row]]) -> Draw:
                     shown = " ".join(filter(None, (run if len(runs) > 1 else "", label)))
                     xs, ys = _points(rows, kind, key, factor, scale or 1)
                     marker = "." if len(xs) < 40 else ""
-                    axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, label=shown.replace("$", r"\$"))
+                    if xs:
+                        label = shown.replace("$", r"\$")
+                        axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, label=label)
+            axes.set_visible(bool(axes.lines))
             axes.set_title(title)
             axes.set_xlabel("epochs" if are_epochs else "images seen")
             axes.grid(True)
-            if len(series) > 1 and len(runs) <= 6:
+            if len(series) > 1 and len(runs) <= 6 and axes.lines:
                 axes.legend(fontsize=7)
 
     return draw

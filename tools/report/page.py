@@ -84,6 +84,7 @@ def write_report(
     more = {
         "pictures": pictures,
         "batch": data_uri(files.batch) if files.batch else "",
+        "reconstruction": data_uri(files.reconstruction) if files.reconstruction else "",
         "config": files.config,
         "replaced": [(label, classes[label]) for label in names.replaced],
         "max_matrix": figures.MAX_MATRIX,

@@ -15,6 +15,7 @@ from swin.config import Config, load_config
 from swin.config.tree import FLAT_DEFAULTS, flatten
 from swin.create import build_model
 from swin.distributed import select_device
+from swin.engine.picture import RECONSTRUCTION
 from swin.errors import DataError, SwinError, printable
 from swin.evaluation.files import load_table, measure_table
 from swin.evaluation.table import Table
@@ -53,6 +54,7 @@ class RunFiles:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # images of each class, by split
     layers: dict[str, Any] = field(default_factory=dict)  # by key, where its value was given and what it replaced
     batch: bytes = b""  # a picture of augmented images
+    reconstruction: bytes = b""  # a picture of what a pre-training predicts
     why_not: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,6 +96,9 @@ def read_run(folder: Path | None) -> RunFiles:
         counts=counts,
         layers=read_json("layers.json", "where the values of the config were given"),
         batch=read("batch.png", "what augmented images looked like"),
+        reconstruction=read(RECONSTRUCTION, "what it predicts")
+        if folder and (folder / RECONSTRUCTION).exists()
+        else b"",
         why_not=why_not,
     )
 

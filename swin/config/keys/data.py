@@ -75,4 +75,8 @@ DATA = {
         size may be [height, width]. It changes at starts of epochs. As images shrink, batches grow by the ratio of
         pixels, rounded down to a quarter, and to an epoch at most. Learning rates follow them by TRAIN.LR_SCALING
         unless LR_REFERENCE_BATCH is 0. Evaluation is at IMG_SIZE throughout."""),
+    "MASK_PATCH_SIZE": Key(32, between="[1, 1e5]").means("""
+        TRAIN.LOSS simmim: side in pixels of the cells that are masked as a whole. They are whole patches."""),
+    "MASK_RATIO": Key(0.6, between="(0, 1]").means("""
+        TRAIN.LOSS simmim: fraction of an image's cells that are masked, rounded up to a whole number of them."""),
 }

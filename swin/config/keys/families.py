@@ -29,14 +29,6 @@ _GROUPS = {
         "MOE_DROP": Key(0.0).means("Dropout inside the experts."),
         "AUX_LOSS_WEIGHT": Key(0.01).means("Weight of the balance loss."),
     },
-    "MODEL.SIMMIM.NORM_TARGET": {
-        "ENABLE": Key(False).means("Normalise the target pixels over a neighbourhood."),
-        "PATCH_SIZE": Key(47).means("Side of that neighbourhood in pixels, odd."),
-    },
-    "DATA": {
-        "MASK_PATCH_SIZE": Key(32).means("SimMIM: side of a masked patch in pixels."),
-        "MASK_RATIO": Key(0.6).means("SimMIM: fraction of the image that is masked."),
-    },
     "TRAIN.MOE": {"SAVE_MASTER": Key(False).means("Save the shared weights once rather than on every device.")},
 }
 

@@ -73,6 +73,11 @@ MODEL = {
         about as doubling the adapters' learning rate."""),
     "LORA.MODULES": Key(["*.attn.*", "*.mlp.*"], is_new=True).means("""
         Patterns for names of the linear layers that get adapters, as `["*.attn.qkv"]`."""),
+    "SIMMIM.NORM_TARGET.ENABLE": Key(False).means("""
+        TRAIN.LOSS simmim: predict pixels less the mean around them, divided by the deviation there, as Swin V2's
+        pre-training does."""),
+    "SIMMIM.NORM_TARGET.PATCH_SIZE": Key(47, between="[3, 1e5]").means("""
+        Side of the square around a pixel, an odd number of pixels."""),
     **{f"SWIN.{name}": key for name, key in SWIN.items()},
     **{f"SWINV2.{name}": key for name, key in SWINV2.items()},
     **{f"SWIN_MLP.{name}": key for name, key in SWIN_MLP.items()},

@@ -47,10 +47,12 @@ TRAIN = {
     "COMPILE": Key("off", one_of=("off", "default", "max-autotune"), is_new=True).means("""
         Compile the model with torch.compile: off, default, or max-autotune, which searches longer. Needs a C++ compiler
         on a CPU and Triton on a GPU; the first step takes a minute or more. --throughput compiles as well."""),
-    "LOSS": Key("ce", one_of=("ce", "bce", "asl"), is_new=True).means("""
+    "LOSS": Key("ce", one_of=("ce", "bce", "asl", "simmim"), is_new=True).means("""
         ce (softmax cross-entropy), bce (one sigmoid a class, averaged) or asl (asymmetric loss, arXiv 2009.14119: one
         sigmoid a class, summed; the many classes that an image does not have count less, see ASL). DATA.MULTI_LABEL
-        takes bce or asl."""),
+        takes bce or asl. simmim pre-trains without labels: pixels of masked parts are predicted (arXiv 2111.09886), see
+        DATA.MASK_RATIO; it turns off AUG's policy, jitter, erasing and mixing and sets AUG.SCALE to [0.67, 1.0], unless
+        these are given."""),
     "ASL.GAMMA_NEG": Key(4.0, between="[0, 100]", is_new=True).means("""
         asl: power of the probability that weighs a class that the image does not have. 0 weighs all alike; the higher,
         the less those count that the model is right about."""),
