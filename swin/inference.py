@@ -20,6 +20,7 @@ from swin.models import CLASSES, Backbone, list_models
 from swin.predictor import EXPORTED_FOR, Predictor
 from swin.preprocess import build_eval_transform, make_eval_transform
 from swin.weights import Weights, load_weights, model_arguments, read_weights
+from swin.weights.formats import without_reconstruction
 from swin.weights.labels import imagenet_classes, imagenet_names
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "channels": 3}
@@ -187,22 +188,35 @@ def load_predictor(
     return _load_torch(read_weights(Path(checkpoint)), chosen, variant, cfg, _DTYPES[dtype or "fp32"])
 
 
-def load_torch_predictor(checkpoint: ImagePath, *, device: str = "auto", cfg: Config | None = None) -> Predictor:
+def load_torch_predictor(
+    checkpoint: ImagePath, *, device: str = "auto", cfg: Config | None = None, needs_head: bool = True
+) -> Predictor:
     """As `load_predictor`, for what needs the model's layers and weights: a file of an engine is refused.
+
+    Without `needs_head` a backbone will do, as that of a pre-training without labels; its predictor has features alone.
 
     Raises:
         ConfigError: It is an exported file, of which only the outputs are to be had.
     """
     if engine_of(Path(checkpoint)):
         raise ConfigError(f"{checkpoint} is an exported file, without layers to look into: give its checkpoint.")
-    return load_predictor(checkpoint, device=device, cfg=cfg)
+    weights, chosen = read_weights(Path(checkpoint)), select_device(device)
+    return _load_torch(weights, chosen, None, cfg, torch.float32, needs_head=needs_head)
 
 
 def _load_torch(
-    weights: Weights, device: torch.device, variant: str | None, cfg: Config | None, dtype: torch.dtype
+    weights: Weights,
+    device: torch.device,
+    variant: str | None,
+    cfg: Config | None,
+    dtype: torch.dtype,
+    *,
+    needs_head: bool = True,
 ) -> Predictor:
     """Build the model of a file's content, as `load_predictor` says."""
-    num_classes = weights.count_classes()
+    num_classes = weights.count_classes() if needs_head or "head.weight" in weights.tensors else 0
+    if not num_classes:
+        weights = replace(weights, tensors=without_reconstruction(weights.tensors))
     if cfg is None and weights.config and variant is None:
         cfg = config_from_dict(weights.config)
     if cfg:

@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     errors: list[DataError] = []
     require("matplotlib", "pyarrow")
-    predictor = load_torch_predictor(options.checkpoint, device=options.device)
+    predictor = load_torch_predictor(options.checkpoint, device=options.device, needs_head=False)
     source, classes = open_source(options, predictor)
     features = embed(source, classes, predictor, options.batch_size, errors)
     features.save(output)

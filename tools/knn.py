@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     errors: list[DataError] = []
-    predictor = load_torch_predictor(options.checkpoint, device=options.device)
+    predictor = load_torch_predictor(options.checkpoint, device=options.device, needs_head=False)
     sets = open_sets(data_config(options), runs=(options.checkpoint, options.checkpoint.resolve().parent.parent))
     assert sets.train is not None
     if sets.train.labels.ndim == 2:

@@ -1,5 +1,6 @@
 """Pre-training without labels, from a folder of images to fine-tuning, in the commands of every run."""
 
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from swin.weights import read_weights
 from tests.families import small
+from tools import embed, knn
 
 OPTIONS = ["TRAIN.LOSS", "simmim", "DATA.MASK_PATCH_SIZE", "8", "TRAIN.EPOCHS", "2", "TRAIN.EMA.ENABLE", "True"]
 FAMILIES = ("swin", "swinv2", "swin_mlp")
@@ -47,6 +49,25 @@ def test_a_pretraining_resumes_bit_for_bit_and_its_weights_are_fine_tuned(runner
     assert "taken from the same file: mask_token, decoder.0.weight, decoder.0.bias" in runner.text()
     begun = runner.rows("further", "train")[0]["loss"]
     assert abs(begun - losses[-1]) < abs(begun - losses[0])
+
+
+def test_features_of_a_pretraining_are_measured_without_a_head(runner, capsys, tmp_path):
+    assert runner("run", "--opts", *OPTIONS, "TRAIN.EPOCHS", "1") == 0
+    runner.text()
+    for source in (runner.run_dir("run"), runner.run_dir("run") / "checkpoints" / "last.pth"):
+        assert knn.main(["--checkpoint", str(source), "--data-path", str(runner.data)]) == 0
+        correct, seen = map(int, re.search(r"\((\d+)/(\d+)\) on the validation", capsys.readouterr().out).groups())
+        assert correct > seen / 2  # chance is a third
+    arguments = [
+        "--checkpoint",
+        str(source),
+        "--input",
+        str(runner.data / "val"),
+        "--output",
+        str(tmp_path / "features"),
+    ]
+    assert embed.main([*arguments, "--picture", "none"]) == 0
+    assert np.load(tmp_path / "features" / "features.npz")["features"].shape[0] == seen
 
 
 def test_the_page_of_a_run_shows_what_is_predicted(runner):
