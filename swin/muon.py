@@ -77,7 +77,7 @@ class Muon(torch.optim.AdamW):
             grads, momenta = [parameter.grad for parameter in parameters], [self._momentum(each) for each in parameters]
             old, grad = torch.stack(momenta), torch.stack(grads)  # type: ignore[arg-type]
             new = old.lerp(grad, 1 - group["momentum"])
-            update = orthogonalise(grad.lerp(new, group["momentum"]).reshape(-1, rows, columns)).view_as(grad)
+            update = orthogonalise(grad.lerp(new, group["momentum"]).reshape(-1, rows, columns)).reshape_as(grad)
             scale = -group["lr"] * _RMS * max(rows, columns) ** 0.5
             values = torch.stack(parameters)
             changed = (values * (1 - group["lr"] * group["weight_decay"])).add(update, alpha=scale)

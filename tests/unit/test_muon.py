@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swin.config import load_config
-from swin.models import SwinTransformer
+from swin.models import SwinTransformer, add_adapters
 from swin.muon import orthogonalise
 from swin.optim import build_optimizer, make_optimizer, set_lr, step_if
 
@@ -56,8 +56,14 @@ def test_orthogonalised_matrices_are_those_of_the_definition(shape):
     assert not orthogonalise(torch.zeros(1, *shape)).any()
 
 
-def test_updates_are_those_of_the_definition():
+@pytest.mark.parametrize("has_adapters", [False, True])
+def test_updates_are_those_of_the_definition(has_adapters):
     model = small_swin()
+    if has_adapters:  # their matrices of queries, keys and values are tall
+        pytest.importorskip("peft", reason="peft is not installed")
+        add_adapters(model, rank=2, alpha=6, modules=["*.attn.qkv"], seed=0)
+        for each in (each for name, each in model.named_parameters() if "lora_B" in name):
+            each.data.normal_(std=0.1)
     optimizer = make_optimizer(model, name="muon", lr=LR, weight_decay=DECAY)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     expected, momenta = {}, {}
@@ -66,7 +72,7 @@ def test_updates_are_those_of_the_definition():
         for group in optimizer.param_groups:
             for parameter, pieces in zip(group["params"], group.get("pieces", []), strict="pieces" in group):
                 name = names[id(parameter)]
-                assert pieces == (3 if "qkv" in name else 1)
+                assert pieces == (3 if "qkv" in name and "lora_A" not in name else 1)
                 momentum = momenta.get(name, 0) * MOMENTUM + (1 - MOMENTUM) * parameter.grad.double()
                 momenta[name] = momentum
                 nesterov = (1 - MOMENTUM) * parameter.grad.double() + MOMENTUM * momentum
@@ -77,7 +83,8 @@ def test_updates_are_those_of_the_definition():
         for name, value in expected.items():
             # An update is LR times values of about 0.2; float32 products of up to 48 rows lose 1e-4 of that.
             torch.testing.assert_close(model.get_parameter(name).double(), value, rtol=1e-5, atol=1e-5)
-    assert len(expected) == 3 * 4 + 2  # four matrices a block, the patches' and the merging's
+    # Four matrices a block, the patches' and the merging's; or two of each adapter.
+    assert len(expected) == (3 * 2 if has_adapters else 3 * 4 + 2)
 
 
 def test_what_is_no_matrix_gets_adamw_and_all_get_their_decay():
