@@ -5,8 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from data.archives import fill_caches
 from data.groups import check_apart, find_groups
 from data.labels import GIVEN
@@ -20,7 +18,7 @@ from data.layouts import (
     part_is_missing,
     val_is_missing,
 )
-from data.loaders import EvalLoader, build_train_loader, loader_options
+from data.loaders import EvalLoader, build_train_loader, build_view, loader_options
 from data.prepare import build_prepare
 from data.sources import Opened, Sets, Source, Subset, count_labels
 from data.splits import Rule, hold_out, is_split_of, saved_split, split_record
@@ -30,7 +28,6 @@ from data.unlabelled import build_unlabelled
 from swin.batches import Data
 from swin.config import Config
 from swin.errors import ConfigError, DataError, printable
-from swin.preprocess import EvalResize
 
 
 def build_data(
@@ -87,10 +84,6 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
     prepare = build_prepare(cfg, len(sets.classes))
     train, transform = sets.train, build_eval_pixels(cfg, keep_border=keep_border)
 
-    def view(resize: EvalResize, part: range) -> EvalLoader:
-        assert train is not None
-        return EvalLoader(Subset(train, np.array(part)), transform=replace(transform, resize=resize), **common)
-
     return Data(
         classes=sets.classes,
         train=build_train_loader(cfg, train, in_pairs=prepare.mix is not None, **common) if train else None,
@@ -104,7 +97,7 @@ def _make_loaders(cfg: Config, sets: Sets, split: str, keep_border: bool, common
         part=split,
         test=EvalLoader(sets.test, transform=transform, **common) if sets.test else None,
         test_counts=_count(sets.test, sets.classes),
-        view=view if train else None,
+        view=build_view(train, transform, **common) if train else None,
         multi_label=sets.val.labels.ndim == 2,
     )
 

@@ -62,10 +62,7 @@ def open_flat(
         ConfigError: The pattern is none, or has not one group.
         DataError: There is no pattern, or files that it does not match, or a class that the label map does not have.
     """
-    names = {
-        part: Names.of(sorted(name for name in _files(root / part) if name.lower().endswith(extensions)))
-        for part in parts
-    }
+    names = _image_names(root, parts, extensions)
     if not pattern:
         raise DataError(_ask_for_pattern(root / parts[0], names[parts[0]]))
     expression = _compile(pattern)
@@ -82,12 +79,16 @@ def open_unlabelled(
     extensions: tuple[str, ...] = IMAGE_EXTENSIONS,
 ) -> Opened:
     """Open all images in folders and below them, whatever their paths are; they are of one class without a meaning."""
-    names = {
+    names = _image_names(root, parts, extensions)
+    labels = {part: np.zeros(len(names[part]), dtype=np.int64) for part in parts}
+    return Opened(["image"], {part: FolderImages(root / part, names[part], labels[part]) for part in parts})
+
+
+def _image_names(root: Path, parts: Sequence[str], extensions: tuple[str, ...]) -> dict[str, Names]:
+    return {
         part: Names.of(sorted(name for name in _files(root / part) if name.lower().endswith(extensions)))
         for part in parts
     }
-    labels = {part: np.zeros(len(names[part]), dtype=np.int64) for part in parts}
-    return Opened(["image"], {part: FolderImages(root / part, names[part], labels[part]) for part in parts})
 
 
 def _files(folder: Path) -> Iterator[str]:

@@ -3,8 +3,8 @@
 import atexit
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 
 from data.datasets import ImageDataset, Key, Samples, Size, Transform, collate
 from data.samplers import balanced_order, count_occurrences, epoch_order, plan_epoch, repeated_order, update_rows
-from data.sources import Source
+from data.sources import Source, Subset
 from data.transforms import EvalPixels, build_resized_transforms, build_train_transform
 from swin.batches import Batch, EvalBatches, TrainBatches
 from swin.config import Config
 from swin.cpu import keep_freed_memory, num_cpus
 from swin.errors import DataError
 from swin.phases import Phase
+from swin.preprocess import EvalResize
 
 # What the main process gets to finish its update and save: as long as torchrun waits for it. 30 is torchrun's default.
 _GRACE_SEC = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 30))
@@ -207,6 +208,15 @@ def build_train_loader(cfg: Config, source: Source, **common: Any) -> TrainLoade
         repeats=cfg.DATA.REPEATED_AUG,
         **common,
     )
+
+
+def build_view(source: Source, transform: EvalPixels, **common: Any) -> Callable[[EvalResize, range], EvalLoader]:
+    """Build what gives images of a source by their indices, resized as asked for: see `swin.batches.Data.view`."""
+
+    def view(resize: EvalResize, part: range) -> EvalLoader:
+        return EvalLoader(Subset(source, np.array(part)), transform=replace(transform, resize=resize), **common)
+
+    return view
 
 
 def _may_use_cuda(cfg: Config) -> bool:

@@ -37,5 +37,4 @@ class Prepare:
 
 def build_prepare(cfg: Config, num_classes: int) -> Prepare:
     """Build what a config does to training batches."""
-    mode = "const" if cfg.TRAIN.LOSS == "simmim" else cfg.AUG.REMODE  # of pictures of a batch: masks are grey
-    return Prepare(Normalise(cfg.DATA.MEAN, cfg.DATA.STD), mode, build_mixer(cfg, num_classes))
+    return Prepare(Normalise(cfg.DATA.MEAN, cfg.DATA.STD), cfg.AUG.REMODE, build_mixer(cfg, num_classes))

@@ -1,20 +1,15 @@
 """The images of a pre-training: of any layout those for training, without their labels."""
 
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from data.archives import fill_caches
 from data.layouts import find_unlabelled
-from data.loaders import EvalLoader, build_train_loader
+from data.loaders import build_train_loader, build_view
 from data.prepare import build_prepare
-from data.sources import Subset
 from data.transforms import build_eval_pixels
 from swin.batches import Data
 from swin.config import Config
 from swin.errors import DataError
-from swin.preprocess import EvalResize
 
 
 def build_unlabelled(cfg: Config, **common: Any) -> Data:
@@ -32,11 +27,7 @@ def build_unlabelled(cfg: Config, **common: Any) -> Data:
         raise DataError(f"{layout.shown(part)} holds no images: pre-training takes any, labelled or not.")
     options = {name: common[name] for name in ("rank", "world_size")}
     notes = fill_caches(source, [], cache_mode=cfg.DATA.CACHE_MODE, **options)
-    prepare, transform = build_prepare(cfg, 0), build_eval_pixels(cfg)
-
-    def view(resize: EvalResize, part: range) -> EvalLoader:
-        return EvalLoader(Subset(source, np.array(part)), transform=replace(transform, resize=resize), **common)
-
+    prepare = build_prepare(cfg, 0)
     return Data(
         classes=[],
         train=build_train_loader(cfg, source, in_pairs=False, **common),
@@ -45,5 +36,5 @@ def build_unlabelled(cfg: Config, **common: Any) -> Data:
         normalise=prepare.normalise,
         class_counts=[],
         notes=tuple(notes),
-        view=view,
+        view=build_view(source, build_eval_pixels(cfg), **common),
     )

@@ -24,6 +24,7 @@ _OF_SIMMIM = {
     "AUG.AUTO_AUGMENT": "none",
     "AUG.COLOR_JITTER": 0.0,
     "AUG.REPROB": 0.0,
+    "AUG.REMODE": "const",  # masks in the picture of the first batch are grey
     "AUG.MIXUP": 0.0,
     "AUG.CUTMIX": 0.0,
 }

@@ -26,9 +26,9 @@ def draw_objective(trainer: "Trainer") -> None:
     if view is None or not objective.num_drawn:
         return
     resize = EvalResize(img_size=cfg.DATA.IMG_SIZE, crop=True, interpolation=cfg.DATA.INTERPOLATION)
-    count = min(objective.num_drawn * trainer.dist.world_size, trainer.batches.num_samples)  # of which these are a part
-    images = next(iter(view(resize, range(count)))).images[: objective.num_drawn]
-    picture = objective.draw(images)
+    shown = view(resize, range(min(objective.num_drawn, trainer.batches.num_samples)))
+    images = [resize(shown.read(index)) for index in range(shown.num_samples)]  # so few need no workers
+    picture = objective.draw(torch.stack(images))
     write_atomically(trainer.folder.path / RECONSTRUCTION, encode(Image.fromarray(picture), "PNG"))
     trainer.logger.image("train/reconstruction", picture, trainer.progress.samples)
 

@@ -19,7 +19,6 @@ _OF_PRETRAINING = re.compile(r"(^|\.)(mask_token|decoder\.0\.(weight|bias))$")  
 
 # Names inside a block, native and foreign, in the order in which they are looked for both ways.
 _INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
-    "official": ((".attn.cpb_mlp.", ".attn.rpe_mlp."),),  # the released files of SimMIM's Swin V2, which are only read
     "torchvision": ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3.")),
     "mmpretrain": ((".attn.", ".attn.w_msa."), (".mlp.fc1.", ".ffn.layers.0.0."), (".mlp.fc2.", ".ffn.layers.1.")),
     "transformers": (
@@ -42,6 +41,11 @@ _IN_MEMORY = (
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 )
+# Names that are read besides those that are written.
+_ALSO_READ = {
+    "official": ((".attn.rpe_mlp.", ".attn.cpb_mlp."),),  # the released files of SimMIM's Swin V2
+    "transformers": _IN_MEMORY,
+}
 # What stands before all names but the head's, where a program has a classifier around its backbone.
 _BEFORE = {"mmpretrain": "backbone.", "transformers": "swin."}
 _BEFORE_V2 = {**_BEFORE, "transformers": "swinv2."}
@@ -100,8 +104,8 @@ def to_native(weights: Mapping[str, Tensor], format_name: str, *, with_buffers: 
     beginnings = {foreign: native for native, foreign in beginnings.items()}
     inside = [(foreign, native) for native, foreign in _INSIDE.get(format_name, ())]
     native = {}
-    weights = {file_name(name): value for name, value in weights.items()} if format_name == "transformers" else weights
     for name, value in weights.items():
+        name = _rename(name, {}, _ALSO_READ.get(format_name, ()))
         if name.endswith(DERIVED_BUFFERS) and not with_buffers:
             continue
         ours = _rename(name, beginnings, inside)
@@ -146,7 +150,7 @@ def from_native(
         weights = join_bias(weights)
     before = (_BEFORE_V2 if family == "swinv2" else _BEFORE).get(format_name, "")
     for name, value in {**weights, **buffers}.items():
-        theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()) if format_name != "official" else ())
+        theirs = _rename(name, beginnings, _INSIDE.get(format_name, ()))
         theirs = theirs if name.startswith("head.") else before + theirs
         is_reordered = format_name == "mmpretrain" and is_merged(name, family)
         foreign[theirs] = merged_channels(value, to_native=False) if is_reordered else value

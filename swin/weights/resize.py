@@ -63,11 +63,8 @@ def _spread_table(table: Tensor, old: int, new: int) -> Tensor:
             high = ratio
         else:
             low = ratio
-    steps, distances = 1.0, []
-    for power in range(side // 2):
-        distances.append(steps)
-        steps += ratio ** (power + 1)
-    positions = [*(-distance for distance in reversed(distances)), 0.0, *distances]
+    distances = np.cumsum(ratio ** np.arange(side // 2))
+    positions = np.concatenate([-distances[::-1], [0.0], distances])
     wanted = np.arange(-reach, reach + 1.0)
     degree = min(3, side - 1)
     maps = [

@@ -7,7 +7,7 @@ import pytest
 from swin import inference_model
 from swin.inference import load_predictor
 from tests.engines.extras import PACKAGES, need
-from tests.families import small
+from tests.families import assert_two_processes_give_the_losses_of_one, small
 from tools import cam, evaluate, publish
 from tools.export.__main__ import main as export
 
@@ -61,10 +61,4 @@ def test_a_model_is_exported_for_other_batches(runner, tmp_path, family, to):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_give_the_losses_of_one(runner, family):
     options = ["--opts", *small(family), "AUG.MIXUP", "0", "AUG.CUTMIX", "0", "MODEL.DROP_PATH_RATE", "0"]
-    assert runner("one", "--batch-size", "8", "--accumulation-steps", "3", *options) == 0
-    two = runner.start("two", "--batch-size", "4", "--accumulation-steps", "3", *options, processes=2)
-    status, output = runner.finish(two)
-    assert status == 0, output
-    one, two = (runner.rows(tag, "train") for tag in ("one", "two"))
-    # See tests/distributed/test_processes.py.
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=2e-4)
+    assert_two_processes_give_the_losses_of_one(runner, *options)

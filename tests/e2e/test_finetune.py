@@ -113,6 +113,21 @@ def train(folder: Path, config: Path, tag: str, *arguments: str) -> tuple[Path, 
     return run, [math.nan, *(row["acc1"] for row in rows if row["kind"] == "eval")][-1]
 
 
+def compare_starts(
+    folder: Path, config: Path, weights: Path, *options: str
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    """Train from scratch and from weights with three seeds; returns and prints accuracies, means and deviations."""
+    accuracies: dict[str, list[float]] = {"scratch": [], "pretrained": []}
+    for seed in ("0", "1", "2"):
+        for start, flags in (("scratch", []), ("pretrained", ["--pretrained", str(weights)])):
+            _, accuracy = train(folder, config, f"{start}{seed}", *flags, "--opts", "SEED", seed, *options)
+            accuracies[start].append(accuracy)
+    means = {start: statistics.mean(values) for start, values in accuracies.items()}
+    spreads = {start: statistics.stdev(values) for start, values in accuracies.items()}
+    print({start: f"{means[start]:.2f} +- {spreads[start]:.2f}" for start in means}, accuracies)
+    return accuracies, means, spreads
+
+
 @pytest.mark.slow
 def test_pretraining_on_clothes_helps_to_read_digits_at_another_size_and_window(fashion_zip, tmp_path):
     """28 px, window 7 and 3 channels on Fashion-MNIST; then 32 px, window 4 and 1 channel on scikit-learn's digits."""
@@ -124,15 +139,8 @@ def test_pretraining_on_clothes_helps_to_read_digits_at_another_size_and_window(
 
     target = tmp_path / "target.yaml"
     target.write_text(SMALL_SWIN.format(batch=32, size=32, window=4, epochs=5, data="DATASET: digits", **GREY1))
-    accuracies: dict[str, list[float]] = {"scratch": [], "pretrained": []}
-    for seed in ("0", "1", "2"):
-        for start, flags in (("scratch", []), ("pretrained", ["--pretrained", str(weights)])):
-            _, accuracy = train(tmp_path, target, f"{start}{seed}", *flags, "--opts", "SEED", seed)
-            accuracies[start].append(accuracy)
-    means = {start: statistics.mean(values) for start, values in accuracies.items()}
-    spreads = {start: statistics.stdev(values) for start, values in accuracies.items()}
     print(f"Fashion-MNIST after 2 epochs: {source_accuracy:.2f}%. Digits after 5 epochs, 3 seeds (mean, deviation):")
-    print({start: f"{means[start]:.2f} +- {spreads[start]:.2f}" for start in means}, accuracies)
+    accuracies, means, spreads = compare_starts(tmp_path, target, weights)
     assert min(accuracies["pretrained"]) > max(accuracies["scratch"])
     assert means["pretrained"] - means["scratch"] > 2 * max(spreads.values())
 
@@ -192,15 +200,7 @@ def test_pretraining_without_labels_helps_where_labels_are_few(fashion_zip, tmp_
     extract(fashion_zip / "val.zip", tmp_path / "few" / "val", names, 200)
     target = tmp_path / "target.yaml"
     target.write_text(SMALL_SWIN.format(batch=20, size=32, window=8, epochs=10, data="DATASET: imagenet", **grey))
-    few = ["--data-path", str(tmp_path / "few")]
-    accuracies: dict[str, list[float]] = {"scratch": [], "pretrained": []}
-    for seed in ("0", "1", "2"):
-        for start, flags in (("scratch", []), ("pretrained", ["--pretrained", str(run)])):
-            options = ["--opts", "SEED", seed, "TRAIN.WARMUP_EPOCHS", "1", *muon]
-            _, accuracy = train(tmp_path, target, f"{start}{seed}", *few, *flags, *options)
-            accuracies[start].append(accuracy)
-    means = {start: statistics.mean(values) for start, values in accuracies.items()}
-    spreads = {start: statistics.stdev(values) for start, values in accuracies.items()}
     print(f"loss without labels {losses[0]:.3f} to {losses[-1]:.3f}; 10 epochs of 200 images, mean and deviation:")
-    print({start: f"{means[start]:.2f} +- {spreads[start]:.2f}" for start in means}, accuracies)
+    options = ["DATA.DATA_PATH", str(tmp_path / "few"), "TRAIN.WARMUP_EPOCHS", "1", *muon]
+    accuracies, _, _ = compare_starts(tmp_path, target, run, *options)
     assert min(accuracies["pretrained"]) > max(accuracies["scratch"])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from swin.weights import read_weights
-from tests.families import small
+from tests.families import assert_two_processes_give_the_losses_of_one, small
 from tools import embed, knn
 
 OPTIONS = ["TRAIN.LOSS", "simmim", "DATA.MASK_PATCH_SIZE", "8", "TRAIN.EPOCHS", "2", "TRAIN.EMA.ENABLE", "True"]
@@ -81,13 +81,7 @@ def test_the_page_of_a_run_shows_what_is_predicted(runner):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_give_the_losses_of_one(runner, family):
     options = ["--opts", *small(family), *OPTIONS, "MODEL.DROP_PATH_RATE", "0"]
-    assert runner("one", "--batch-size", "8", "--accumulation-steps", "3", *options) == 0
-    two = runner.start("two", "--batch-size", "4", "--accumulation-steps", "3", *options, processes=2)
-    status, output = runner.finish(two)
-    assert status == 0, output
-    one, two = (runner.rows(tag, "train") for tag in ("one", "two"))
-    # See tests/distributed/test_processes.py.
-    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], rel=2e-4)
+    assert_two_processes_give_the_losses_of_one(runner, *options)
 
 
 @pytest.mark.parametrize("parts", [("",), ("train",)])
